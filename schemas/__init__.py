@@ -1,0 +1,1 @@
+"""The contracts every other package speaks: events, records, states, configuration, errors."""

@@ -1,0 +1,146 @@
+"""Configuration of a home: one TOML file, every key with its default and meaning."""
+
+import json
+import tomllib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen table of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderConfig(Section):
+    """The frozen text encoder; all of it goes into the encoder's fingerprint, the device does not."""
+
+    model: str = Field("", description="Hugging Face encoder, by directory or id; empty: the bundled MiniLM")
+    max_tokens: int = Field(256, ge=8, description="longest text in tokens; the rest is cut")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="precision of the arithmetic")
+
+
+class TideConfig(Section):
+    """Shape of the default personalizer's state and head."""
+
+    slots: int = Field(8, ge=1, description="slots of the long memory, K")
+    dim: int = Field(64, ge=8, description="width of an item code, D")
+    window: int = Field(64, ge=1, description="items in the short memory, M")
+    hidden: int = Field(128, ge=8, description="width of the item network's hidden layer")
+    half_life_hours: float = Field(6.0, gt=0, description="shortest initial half-life")
+    half_life_days: float = Field(1460.0, gt=0, description="longest initial half-life; one slot never decays")
+
+
+class LLMConfig(Section):
+    """The frozen LLM the fusion head fits."""
+
+    model: str = Field("", description="Hugging Face causal or seq2seq model, by directory or id; empty: tuned from the home's events")
+    prompt: str = Field("{text} =>", description="how a query becomes the LLM's input")
+    item: str = Field("{text} => {target}; ", description="how a past event is shown in a prompt")
+    max_prompt_tokens: int = Field(192, ge=4, description="longest prompt in tokens; its end is kept")
+    max_target_tokens: int = Field(24, ge=2, description="longest target in tokens")
+
+
+class TrainConfig(Section):
+    """Training of aggregator and head against the frozen LLM."""
+
+    prefix_length: int = Field(8, ge=1, description="soft-prompt vectors, L")
+    history: int = Field(128, ge=1, description="most recent items an example's history holds in training")
+    batch_size: int = Field(32, ge=2)
+    steps: int = Field(800, ge=1, description="most optimizer steps")
+    learning_rate: float = Field(3e-3, gt=0)
+    patience: int = Field(4, ge=1, description="evaluations without gain before training stops")
+    evaluate_every: int = Field(100, ge=1, description="steps between evaluations on the held-out slice")
+    held_out: float = Field(0.1, gt=0, lt=1, description="share of examples, the latest in time, held out for early stopping")
+    max_examples: int = Field(20_000, ge=10, description="examples sampled, at most")
+    max_lag_nights: int = Field(7, ge=0, description="extra age of a training history, drawn from 0 to this")
+    query_dropout: float = Field(0.3, ge=0, le=1, description="share of batches with the query masked (static prefix)")
+    history_dropout: float = Field(0.15, ge=0, le=1, description="share of examples with the history masked (default prefix)")
+    llm_steps: int = Field(1000, ge=1, description="steps of tuning when the LLM is made from the home's events")
+
+
+class RefreshConfig(Section):
+    """How a night is cut into shards."""
+
+    shard_events: int = Field(65_536, ge=64, description="events a shard holds, about")
+    shard_users: int = Field(8_192, ge=1, description="users a shard holds, about")
+
+
+class CheckConfig(Section):
+    """Lines that a new version must not cross to be promoted."""
+
+    min_coverage: float = Field(0.95, ge=0, le=1, description="users kept, as a share of the parent's")
+    max_bad_states: float = Field(0.0, ge=0, le=1, description="share of changed states with NaN or infinity")
+    max_norm_ratio: float = Field(20.0, gt=0, description="largest state norm over the median of the changed users' states")
+
+
+class BundleConfig(Section):
+    """Serving bundles."""
+
+    valid_days: int = Field(30, ge=1, description="days after which a bundle's answers count as expired")
+
+
+class ScheduleConfig(Section):
+    """The nightly deployment."""
+
+    cron: str = "30 1 * * *"
+    timezone: str = "UTC"
+
+
+class Config(Section):
+    """``config.toml`` of a home."""
+
+    personalizer: Literal["tide"] = "tide"
+    seed: int = 0
+    encoder: EncoderConfig = EncoderConfig()
+    tide: TideConfig = TideConfig()
+    llm: LLMConfig = LLMConfig()
+    train: TrainConfig = TrainConfig()
+    refresh: RefreshConfig = RefreshConfig()
+    checks: CheckConfig = CheckConfig()
+    bundle: BundleConfig = BundleConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+
+def parse(text: str | bytes, *, where: str = "config.toml") -> Config:
+    """Config from TOML.
+
+    Raises:
+        ConfigError: not TOML, an unknown key, or a value out of range; names the key.
+    """
+    try:
+        return Config.model_validate(tomllib.loads(text if isinstance(text, str) else text.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not valid TOML: {error}", where=where, mend=f"edit {where}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{key}: {first['msg']}", where=where, mend=f"edit {key} in {where}") from error
+
+
+def render(config: Config) -> str:
+    """TOML of every key, each with its meaning as a comment; ``parse(render(c)) == c``."""
+    lines: list[str] = []
+    sections: list[tuple[str, Section]] = []
+    for name in Config.model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            sections.append((name, value))
+        else:
+            lines.append(f"{name} = {_toml(value)}")
+    for name, section in sections:
+        lines += ["", f"[{name}]  # {(type(section).__doc__ or '').splitlines()[0]}"]
+        for key, field in type(section).model_fields.items():
+            comment = f"  # {field.description}" if field.description else ""
+            lines.append(f"{key} = {_toml(getattr(section, key))}{comment}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        # A JSON string is a TOML one, but for DEL.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

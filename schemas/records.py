@@ -1,0 +1,117 @@
+"""Records: small numbered JSON documents that make appended rows count.
+
+A record is written put-if-absent under the next free number, so two writers can never both be number n. The
+sequence of records is the history: who, when, why, with which code.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+
+
+class Record(BaseModel):
+    """What every record carries."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    created_at: datetime
+    created_by: str
+    code: str = Field(description="version of tapstate that wrote it")
+
+
+class HomeRecord(Record):
+    """``home.json``: makes a directory or prefix a home."""
+
+    format: int = FORMAT
+    home_id: str
+
+
+class NumberedRecord(Record):
+    """A record of a ledger; it says its own number."""
+
+    number: int
+
+
+class IngestRecord(NumberedRecord):
+    """``ingests/<n>.json``: makes the rows tagged ``run`` in events and rejects count."""
+
+    run: int
+    sources: tuple[str, ...]
+    read: int
+    accepted: int
+    duplicate: int
+    corrected: int
+    rejected: int
+    known_at_max: datetime | None = None
+
+
+class CheckResult(BaseModel):
+    """One figure of one check and the line it must not cross."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
+
+
+class VersionRecord(NumberedRecord):
+    """``versions/<n>.json``: one immutable set of all users' states.
+
+    A user's state at this version is their latest row among ``runs`` (oldest first) in the aggregator's table.
+    """
+
+    aggregator: str
+    encoder: str
+    personalizer: str
+    trained: bool
+    parent: int | None
+    runs: tuple[int, ...]
+    last_ingest: int
+    as_of: datetime
+    users: int
+    users_changed: int
+    events: int
+    events_new: int
+    texts_encoded: int
+    cache_hits: int
+    seconds: float
+    checks: tuple[CheckResult, ...] = ()
+
+
+class AliasRecord(NumberedRecord):
+    """``aliases/<name>/<n>.json``: the n-th move of an alias; ``expected`` is the version it replaced."""
+
+    name: str
+    version: int
+    expected: int | None
+    reason: str
+
+
+class Shard(BaseModel):
+    """A range of user keys, ``low <= user_key <= high``, and the events it should hold: one unit of work."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    low: int
+    high: int
+    events: int
+
+
+class Plan(BaseModel):
+    """What a refresh will do, stored before it starts; a killed run is run again with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: int
+    kind: Literal["update", "rebuild"]
+    aggregator: str
+    parent: int | None
+    first_ingest: int
+    last_ingest: int
+    shards: tuple[Shard, ...]
