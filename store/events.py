@@ -1,0 +1,110 @@
+"""The event log: rows that an ingest's record names, the latest revision of each event counting."""
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.events import DELETE, EVENTS, REJECTS
+from schemas.records import IngestRecord
+from store.home import Home
+
+EVENTS_TABLE, REJECTS_TABLE = "events", "rejects"
+#: Keys of one look-up; more are asked for in turns.
+LOOKUP = 50_000
+
+
+class EventLog:
+    """Events of a home.
+
+    Args:
+        home: the home.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def append(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """Append rows of ``schemas.events.EVENTS``; they count once a record names their ``ingest`` tag."""
+        self.home.tables.append(EVENTS_TABLE, EVENTS, batches)
+
+    def append_rejects(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """Append rows of ``schemas.events.REJECTS``."""
+        self.home.tables.append(REJECTS_TABLE, REJECTS, batches)
+
+    def runs(self, after: int, until: int) -> list[int]:
+        """Tags of the rows of ingests ``after + 1 … until``."""
+        return [record.run for record in self.home.ingests.range(after, until)]
+
+    def lookup(self, event_keys: Sequence[int] | pl.Series, until: int) -> pl.DataFrame:
+        """Every counted revision of the given event keys: user_id, event_id, event_key, content_key, revision, known_at."""
+        columns = ["user_id", "event_id", "event_key", "content_key", "revision", "known_at", "ingest"]
+        keys = pl.Series("event_key", event_keys, dtype=pl.Int64)
+        parts = [
+            self.home.tables.read(EVENTS_TABLE, EVENTS, columns, filter=pc.field("event_key").isin(keys[start : start + LOOKUP].to_arrow()))
+            for start in range(0, len(keys), LOOKUP)
+        ]
+        table = pa.concat_tables(parts) if parts else pa.schema([EVENTS.field(c) for c in columns]).empty_table()
+        runs = pl.Series(self.runs(0, until), dtype=pl.Int64)
+        return _frame(table).filter(pl.col("ingest").is_in(runs.implode())).drop("ingest")
+
+    def scan(
+        self, columns: Sequence[str], *, after: int, until: int, low: int | None = None, high: int | None = None, key: str = "user_key"
+    ) -> Iterator[pl.DataFrame]:
+        """Batches of the rows of ingests ``after + 1 … until``, every revision, within ``low <= key <= high``."""
+        wanted = [*columns, *({"ingest"} - set(columns))]
+        runs = pl.Series(self.runs(after, until), dtype=pl.Int64)
+        filters = []
+        if after:
+            filters.append(pc.field("ingest").isin(runs.to_arrow()))
+        if low is not None:
+            filters.append(pc.field(key) >= low)
+        if high is not None:
+            filters.append(pc.field(key) <= high)
+        filter = None
+        for part in filters:
+            filter = part if filter is None else filter & part
+        for batch in self.home.tables.scan(EVENTS_TABLE, wanted, filter=filter):
+            frame = _frame(pa.Table.from_batches([batch]))
+            yield frame.filter(pl.col("ingest").is_in(runs.implode())).select(columns)
+
+    def current(
+        self,
+        columns: Sequence[str],
+        *,
+        after: int,
+        until: int,
+        low: int | None = None,
+        high: int | None = None,
+        users: pl.Series | None = None,
+    ) -> pl.DataFrame:
+        """The latest revision of each event, deleted ones left out, of a range of user keys or of some users' keys."""
+        wanted = list(dict.fromkeys([*columns, "user_id", "event_id", "revision", "op"]))
+        if users is None:
+            parts = list(self.scan(wanted, after=after, until=until, low=low, high=high))
+            frame = pl.concat(parts) if parts else _frame(pa.schema([EVENTS.field(c) for c in wanted]).empty_table())
+        else:
+            table = self.home.tables.read(
+                EVENTS_TABLE, EVENTS, list(dict.fromkeys([*wanted, "ingest"])), filter=pc.field("user_key").isin(users.to_arrow())
+            )
+            runs = pl.Series(self.runs(after, until), dtype=pl.Int64)
+            frame = _frame(table).filter(pl.col("ingest").is_in(runs.implode()))
+        latest = frame.filter(pl.col("revision") == pl.col("revision").max().over("user_id", "event_id"))
+        return latest.filter(pl.col("op") != DELETE).unique(["user_id", "event_id"], maintain_order=True).select(columns)
+
+    def rejects(self, until: int) -> pl.DataFrame:
+        """Every counted reject."""
+        table = self.home.tables.read(REJECTS_TABLE, REJECTS, REJECTS.names)
+        return _frame(table).filter(pl.col("ingest").is_in(pl.Series(self.runs(0, until), dtype=pl.Int64).implode()))
+
+    def known_at_max(self, records: Sequence[IngestRecord]) -> int | None:
+        """Latest knowledge time among ingests, seconds since 1970."""
+        times = [int(record.known_at_max.timestamp()) for record in records if record.known_at_max]
+        return max(times, default=None)
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

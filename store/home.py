@@ -1,0 +1,106 @@
+"""A home: one directory or object-store prefix that holds everything tapstate keeps."""
+
+import getpass
+import secrets
+import shlex
+import socket
+import uuid
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.config import Config, parse, render
+from schemas.errors import CorruptError, HomeError
+from schemas.records import FORMAT, AliasRecord, HomeRecord, IngestRecord, VersionRecord
+from store.objects import Objects
+from store.records import Ledger
+from store.tables import Tables
+
+CONFIG = "config.toml"
+
+
+def code_version() -> str:
+    """Version of tapstate that is running."""
+    try:
+        return version("tapstate")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def provenance() -> dict[str, object]:
+    """The fields every record carries: when, by whom, with which code."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return {"created_at": datetime.now(UTC), "created_by": f"{user}@{socket.gethostname()}", "code": code_version()}
+
+
+def new_run() -> int:
+    """A random tag for the rows of one attempt to write, int64 and positive."""
+    return secrets.randbits(62)
+
+
+class Home:
+    """An opened home.
+
+    Attributes:
+        uri: where it is.
+        objects: its small objects.
+        tables: its Lance tables.
+        ingests, versions: its ledgers.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Open the home at ``uri``.
+
+        Raises:
+            HomeError: no home there, or of a format this release cannot open.
+        """
+        # A local directory that is not there must not be made by looking for a home in it.
+        there = "://" in uri or Path(uri).is_dir()
+        self.objects = Objects(uri if there else "/")
+        data = self.objects.get("home.json") if there else None
+        if data is None:
+            raise HomeError("no tapstate home there", where=uri, mend=f"tapstate --home {shlex.quote(uri)} init")
+        self.uri = self.objects.uri
+        try:
+            self.record = HomeRecord.model_validate_json(data)
+        except ValidationError as error:
+            raise CorruptError("home.json is not a home's record", where=self.uri, mend="restore home.json from a backup") from error
+        if self.record.format != FORMAT:
+            raise HomeError(
+                f"home of format {self.record.format}, this release opens format {FORMAT}",
+                where=self.uri,
+                mend="install the matching release of tapstate",
+            )
+        self.tables = Tables(self.uri)
+        self.ingests = Ledger(self.objects, "ingests", IngestRecord)
+        self.versions = Ledger(self.objects, "versions", VersionRecord)
+
+    @classmethod
+    def create(cls, uri: str, config: Config) -> tuple["Home", bool]:
+        """The home at ``uri``, made with ``config`` unless it is there already; and whether it was made."""
+        objects = Objects(uri)
+        record = HomeRecord.model_validate({**provenance(), "home_id": str(uuid.uuid4())})
+        made = objects.create("home.json", record.model_dump_json(indent=1).encode())
+        if made:
+            objects.create(CONFIG, render(config).encode())
+        return cls(uri), made
+
+    @cached_property
+    def config(self) -> Config:
+        """The home's configuration.
+
+        Raises:
+            ConfigError: ``config.toml`` says something that cannot be.
+        """
+        data = self.objects.get(CONFIG)
+        return parse(data, where=f"{self.uri}/{CONFIG}") if data else Config()
+
+    def aliases(self, name: str) -> Ledger[AliasRecord]:
+        """The ledger of an alias's moves."""
+        return Ledger(self.objects, f"aliases/{name}", AliasRecord)

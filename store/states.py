@@ -1,0 +1,96 @@
+"""User states: appended by refreshes, read by version.
+
+A refresh appends the users it changed, tagged with its run; a version's record lists the runs that make it up. A user's
+state at that version is their row of the latest of those runs.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.compute import Expression
+
+from schemas.keys import user_key
+from schemas.states import STATE_KEYS, StateSpec
+from store.home import Home
+
+
+class States:
+    """States of one aggregator.
+
+    Args:
+        home: the home.
+        aggregator: the aggregator's hash.
+        spec: its columns.
+    """
+
+    def __init__(self, home: Home, aggregator: str, spec: StateSpec) -> None:
+        self.home, self.name = home, f"states-{aggregator[:16]}"
+        self.schema = pa.schema([*STATE_KEYS, *spec.schema()])
+
+    def stage(self, rows: pa.Table) -> list[str]:
+        """Write rows aside; ``commit`` makes them part of the table."""
+        return self.home.tables.stage(self.name, rows.cast(self.schema))
+
+    def commit(self, run: int, fragments: Sequence[str]) -> None:
+        """Append the staged rows of ``run`` in one step; done already, it does nothing."""
+        self.home.tables.ensure(self.name, self.schema)
+        if fragments and not any(
+            batch.num_rows for batch in self.home.tables.scan(self.name, ["run"], filter=pc.field("run") == run, limit=1)
+        ):
+            self.home.tables.commit(self.name, fragments)
+
+    def read(
+        self,
+        runs: Sequence[int],
+        columns: Sequence[str] | None = None,
+        *,
+        keys: npt.NDArray[np.int64] | None = None,
+        low: int | None = None,
+        high: int | None = None,
+        gone: bool = False,
+    ) -> pa.Table:
+        """States of the version made of ``runs`` (oldest first), one row a user, sorted by (user_key, user_id).
+
+        Args:
+            columns: which columns; all by default.
+            keys: only users with these keys.
+            low, high: only users with keys in this range.
+            gone: also users whose events are all gone.
+        """
+        wanted = list(columns) if columns is not None else self.schema.names
+        needed = list(dict.fromkeys([*wanted, "user_id", "user_key", "run", "event_count"]))
+        filter: Expression = pc.field("run").isin(pa.array(runs, pa.int64()))
+        if keys is not None:
+            filter = filter & pc.field("user_key").isin(pa.array(keys))
+        if low is not None:
+            filter = filter & (pc.field("user_key") >= low)
+        if high is not None:
+            filter = filter & (pc.field("user_key") <= high)
+        table = self.home.tables.read(self.name, self.schema, needed, filter=filter)
+        latest = _latest(table, runs)
+        if not gone:
+            latest = latest.filter(pc.field("event_count") > 0)
+        return latest.select(wanted)
+
+    def user(self, runs: Sequence[int], user_id: str) -> pa.Table:
+        """The state of one user, zero or one row."""
+        table = self.read(runs, keys=np.array([user_key(user_id)], np.int64))
+        return table.filter(pc.field("user_id") == user_id)
+
+
+def _latest(table: pa.Table, runs: Sequence[int]) -> pa.Table:
+    """Each user's row of the latest run, sorted by (user_key, user_id)."""
+    if not table.num_rows:
+        return table
+    age = pc.index_in(table.column("run"), value_set=pa.array(list(reversed(runs)), pa.int64()))
+    order = pc.sort_indices(
+        pa.table({"user_key": table.column("user_key"), "user_id": table.column("user_id"), "age": age}),
+        sort_keys=[("user_key", "ascending"), ("user_id", "ascending"), ("age", "ascending")],
+    ).to_numpy()
+    users = table.column("user_id").take(pa.array(order))
+    first = np.ones(len(order), bool)
+    first[1:] = pc.not_equal(users[1:], users[:-1]).to_numpy()
+    return table.take(pa.array(order[first]))
