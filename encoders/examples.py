@@ -1,0 +1,91 @@
+"""Training examples: what a nightly store would have held when each query came.
+
+An example's history is the user's events known before the last refresh, 00:00 UTC of the query's day, minus a few
+nights of extra lag in training: train as you serve. Never the same moment, never the future.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.personalizer import EventBatch
+
+DAY = 86_400
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Events of some users and the examples among them.
+
+    Attributes:
+        vectors: float16 ``[t, dim]``, the encoder's vectors of every distinct text and target.
+        known: int64 ``[e]``, seconds; events are sorted by (user, known).
+        ts, key, text, target: int64 ``[e]``; ``text`` and ``target`` index ``vectors``, -1 where there is none.
+        value: float32 ``[e]``, NaN where there is none.
+        first, last: int64 ``[n]``, the events of each example's user are ``first:last``.
+        user: int64 ``[n]``.
+        now: int64 ``[n]``, time of the query.
+        query: int64 ``[n]``, row of the query's vector, -1 for a masked query.
+        prompts, targets: what the LLM reads and should answer.
+    """
+
+    vectors: npt.NDArray[np.float16]
+    known: Ints
+    ts: Ints
+    key: Ints
+    text: Ints
+    target: Ints
+    value: npt.NDArray[np.float32]
+    first: Ints
+    last: Ints
+    user: Ints
+    now: Ints
+    query: Ints
+    prompts: Sequence[str]
+    targets: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.now)
+
+    def histories(
+        self, rows: Ints, *, lag_nights: Ints | int = 0, keep: npt.NDArray[np.bool_] | None = None, size: int, now: Ints | None = None
+    ) -> EventBatch:
+        """The last ``size`` events of each example's history, as a nightly store would have held them.
+
+        Args:
+            rows: the examples.
+            lag_nights: nights the store is older than the last one.
+            keep: where False the history is emptied.
+            now: other query times than the examples' own.
+        """
+        cut = (self.now[rows] if now is None else now) // DAY * DAY - DAY * np.asarray(lag_nights)
+        first = self.first[rows]
+        stop = np.array(
+            [a + np.searchsorted(self.known[a:b], c, side="left") for a, b, c in zip(first, self.last[rows], cut, strict=True)], np.int64
+        )
+        if keep is not None:
+            stop = np.where(keep, stop, first)
+        start = np.maximum(first, stop - size)
+        lengths = stop - start
+        ends = np.cumsum(lengths)
+        events = np.repeat(start - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+        return self.events(events, np.repeat(np.arange(len(rows)), lengths))
+
+    def events(self, events: Ints, user: Ints) -> EventBatch:
+        """The events at ``events`` as a batch, for users ``user``."""
+        target = self.vectors[self.target[events]]
+        target[self.target[events] < 0] = 0
+        return EventBatch(user, self.ts[events], self.key[events], self.vectors[self.text[events]], target, self.value[events])
+
+    def strangers(self, rows: Ints, rng: np.random.Generator) -> Ints:
+        """For each example another one, of another user wherever there are two."""
+        shuffled, user = rng.permutation(rows), self.user[rows]
+        same = self.user[shuffled] == user
+        for one in np.unique(user[same]):
+            others, places = rows[user != one], same & (user == one)
+            if len(others):
+                shuffled[places] = rng.choice(others, int(places.sum()))
+        return shuffled

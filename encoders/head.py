@@ -1,0 +1,134 @@
+"""tide's fusion head: the query attends over slots and window, and the result moves the neutral prefix.
+
+    P = rms · g · (P₀ + ΔP)          [L, d_llm]
+
+``rms`` is that of the LLM's embeddings over token occurrences, ``g`` starts at 1, the last layer of ``ΔP`` starts at zero and
+each vector of ``ΔP`` is capped at an rms of 3. ``P₀`` is the neutral prefix; a user without events gets the same path with
+everything masked, where both attentions fall on their learned null entry.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoders.personalizer import Aggregator, Head
+from encoders.tide import DAY, Tide
+from schemas.config import TideConfig
+
+#: ``ΔP``'s cap, in units of ``P₀``'s rms.
+CAP = 3.0
+MASKED = -1e4
+
+
+class TideHead(Head):
+    """Slots and window to a prefix.
+
+    Args:
+        config: K and D of the aggregator.
+        query_dim: width of the query embedding.
+        llm_dim: ``d_llm``.
+        neutral: ``P₀``, float32 ``[L, d_llm]``, of rms 1; trained along unless ``neutral_frozen``.
+        rms: rms of the LLM's input embeddings over token occurrences.
+    """
+
+    def __init__(self, config: TideConfig, query_dim: int, llm_dim: int, neutral: Tensor, rms: float, neutral_frozen: bool) -> None:
+        super().__init__()
+        self.config, self.query_dim, self.llm_dim = config, query_dim, llm_dim
+        self.rms, self.neutral_frozen = rms, neutral_frozen
+        self.length = neutral.shape[0]
+        k, d = config.slots, config.dim
+        width = 2 * d
+        self.neutral = nn.Parameter(neutral.clone(), requires_grad=not neutral_frozen)
+        self.gain = nn.Parameter(torch.ones(()))
+        self.query = nn.Linear(query_dim, d)
+        self.masked_query = nn.Parameter(torch.zeros(d))
+        self.slot_features = nn.Linear(d + 2, width)
+        self.slot_identity = nn.Parameter(0.02 * torch.randn(k, width))
+        self.slot_key, self.slot_value = nn.Linear(width, d), nn.Linear(width, width)
+        self.slot_query = nn.Linear(d, d)
+        self.slot_null = nn.Parameter(torch.zeros(width))
+        self.relevance = nn.Sequential(nn.Linear(4 * d, d), nn.GELU(), nn.Linear(d, 1))
+        self.likeness = nn.Parameter(torch.ones(()))
+        self.time_decay, self.order_decay = nn.Parameter(torch.tensor(-2.0)), nn.Parameter(torch.tensor(-2.0))
+        self.item_value = nn.Linear(d, width)
+        self.item_null = nn.Parameter(torch.zeros(width))
+        self.item_null_score = nn.Parameter(torch.zeros(()))
+        joined = d + 2 * width
+        self.mix = nn.Sequential(nn.LayerNorm(joined), nn.Linear(joined, 2 * width), nn.GELU(), nn.Linear(2 * width, joined))
+        self.out = nn.Linear(joined, self.length * llm_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.slot_decay = nn.Buffer(torch.zeros(k))
+
+    def align(self, aggregator: Aggregator) -> None:
+        """Start with queries projected as the texts of items are, so that like meets like from the first step."""
+        assert isinstance(aggregator, Tide)
+        with torch.no_grad():
+            self.query.weight.copy_(aggregator.from_text.weight)
+            self.query.bias.copy_(aggregator.from_text.bias)
+
+    def bind(self, aggregator: Aggregator) -> None:
+        """Take the aggregator's half-lives, which the slots' evidence at ``now`` depends on."""
+        assert isinstance(aggregator, Tide)
+        self.slot_decay.copy_(aggregator.decay().detach() * DAY)
+
+    def configuration(self) -> Mapping[str, Any]:
+        return {
+            "personalizer": "tide",
+            "tide": self.config.model_dump(),
+            "query_dim": self.query_dim,
+            "llm_dim": self.llm_dim,
+            "length": self.length,
+            "rms": self.rms,
+            "neutral_frozen": self.neutral_frozen,
+        }
+
+    def neutral_prefix(self) -> Tensor:
+        return self.rms * self.gain * self.neutral
+
+    def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        users = now.shape[0]
+        q = self.masked_query.expand(users, -1) if query is None else self.query(query)
+        joined = torch.cat([q, self._slots(q, now, state), self._window(q, now, state)], -1)
+        # Scaled down, so that one step of Adam moves a prefix by hundredths of its rms, whatever the width.
+        delta = self.out((joined + self.mix(joined)) / joined.shape[-1] ** 0.5).view(users, self.length, self.llm_dim)
+        size = torch.sqrt(delta.square().mean(-1, keepdim=True) + 1e-12)
+        return self.neutral_prefix() + self.rms * self.gain * delta * torch.clamp(CAP / size, max=1.0)
+
+    def _slots(self, q: Tensor, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Attention over the slots; each shows the evidence left by now, ``clamp(m - λ·age, -20, 20)``, and log(1 + age)."""
+        mass = state["slot_mass"]
+        age = torch.clamp(now - state["t_ref"], min=0, max=2**40).double() / DAY
+        age = age.float()[:, None]
+        evidence = torch.clamp(mass - self.slot_decay * age, -20, 20)
+        seen = torch.stack([evidence / 20, torch.log1p(age).expand_as(mass) / 8], -1)
+        features = torch.tanh(self.slot_features(torch.cat([state["slot_sum"], seen], -1)) + self.slot_identity)
+        score = (self.slot_key(features) * self.slot_query(q)[:, None]).sum(-1) / self.config.dim**0.5
+        score = torch.where(mass > -1e30, score, MASKED)
+        return _attend(score, self.slot_value(features), torch.zeros_like(score[:, :1]), self.slot_null)
+
+    def _window(self, q: Tensor, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """TAP-PER's attention with a dot product beside its MLP, so that it starts at likeness and not at random:
+
+        ``MLP([q; h; q-h; q⊙h]) + γ·q·h/√D - λ_t·log(1 + Δdays) - λ_o·log(1 + Δorder)``, λ = softplus, γ from 1.
+        """
+        scale = state["window_scale"]
+        items = state["window_code"].float() * scale[:, :, None]
+        there = scale > 0
+        wide = q[:, None].expand_as(items)
+        score = self.relevance(torch.cat([wide, items, wide - items, wide * items], -1)).squeeze(-1)
+        score = score + self.likeness * (wide * items).sum(-1) / self.config.dim**0.5
+        days = (torch.clamp(now[:, None] - state["window_time"], min=0).double() / DAY).float()
+        order = there.long().sum(1, keepdim=True) - torch.cumsum(there.long(), 1) + 1
+        bias = nn.functional.softplus(self.time_decay) * torch.log1p(days)
+        bias = bias + nn.functional.softplus(self.order_decay) * torch.log1p(order.float())
+        score = torch.where(there, score - bias, MASKED)
+        return _attend(score, self.item_value(items), self.item_null_score.expand(len(q), 1), self.item_null)
+
+
+def _attend(score: Tensor, value: Tensor, null_score: Tensor, null: Tensor) -> Tensor:
+    """Softmax attention ``[n, i] x [n, i, w] -> [n, w]`` with a null entry, so that it is finite when all is masked."""
+    weight = torch.softmax(torch.cat([score, null_score], 1), 1)
+    return (weight[:, :-1, None] * value).sum(1) + weight[:, -1:] * null

@@ -1,0 +1,189 @@
+"""Training aggregator, query adapter and head together, through the frozen LLM."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from encoders.examples import Examples, Ints
+from encoders.head import TideHead
+from encoders.llm import FrozenLLM
+from encoders.personalizer import Aggregator, Head, new_aggregator
+from schemas.config import Config, TrainConfig
+from schemas.errors import InputError
+
+#: Held-out examples that one evaluation looks at.
+EVALUATED = 512
+
+
+#: Share of the steps over which the naming loss fades out.
+WARM_UP = 0.5
+
+
+class QueryAdapter(nn.Module):
+    """``q + B·A·q``, ``B`` starting at zero: float32 ``[n, dim]`` to ``[n, dim]``. The trained part of the query encoder."""
+
+    def __init__(self, dim: int, rank: int = 32) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(dim, rank, bias=False), nn.Linear(rank, dim, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, query: Tensor) -> Tensor:
+        return query + self.up(self.down(query))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives: the modules at their best evaluation, and what was measured there."""
+
+    aggregator: Aggregator
+    adapter: QueryAdapter
+    head: Head
+    metrics: dict[str, Any]
+
+
+class Model(nn.Module):
+    """The trained parts as one module: examples to prefixes."""
+
+    def __init__(self, aggregator: Aggregator, adapter: QueryAdapter, head: Head, config: TrainConfig) -> None:
+        super().__init__()
+        self.aggregator, self.adapter, self.head, self.config = aggregator, adapter, head, config
+
+    def prefix(
+        self,
+        examples: Examples,
+        rows: Ints,
+        *,
+        histories: Ints | None = None,
+        lag_nights: Ints | int = 0,
+        keep: np.ndarray | None = None,
+        masked_query: bool = False,
+    ) -> Tensor:
+        """Prefixes of the examples ``rows``, float32 ``[n, L, d]``.
+
+        Args:
+            histories: examples whose histories are used in their stead (another user's), cut at the same nights.
+            lag_nights, keep: as in ``Examples.histories``.
+            masked_query: give the static prefix.
+        """
+        device = next(self.parameters()).device
+        events = examples.histories(
+            rows if histories is None else histories, lag_nights=lag_nights, keep=keep, size=self.config.history, now=examples.now[rows]
+        )
+        state = self.aggregator(len(rows), events)
+        self.head.bind(self.aggregator)
+        now = torch.from_numpy(examples.now[rows]).to(device)
+        index = examples.query[rows]
+        if masked_query or (index < 0).all():
+            return self.head(None, now, state)
+        query = torch.from_numpy(examples.vectors[index]).to(device).float()
+        return self.head(self.adapter(query), now, state)
+
+
+@torch.no_grad()
+def evaluate(model: Model, llm: FrozenLLM, examples: Examples, rows: Ints, seed: int) -> dict[str, dict[str, float]]:
+    """Mean target loss and exact-answer accuracy with the right user's state, with none (default), and with a stranger's.
+
+    Returns:
+        ``{"loss": {"right", "default", "wrong"}, "accuracy": {...}}`` over the examples ``rows``.
+    """
+    model.eval()
+    strangers = examples.strangers(rows, np.random.default_rng(seed))
+    arms: dict[str, dict[str, Any]] = {"right": {}, "default": {"keep": False}, "wrong": {"histories": strangers}}
+    out: dict[str, dict[str, float]] = {"loss": {}, "accuracy": {}}
+    for name, options in arms.items():
+        losses, rights = [], []
+        for start in range(0, len(rows), model.config.batch_size):
+            part = slice(start, start + model.config.batch_size)
+            batch, chosen = rows[part], dict(options)
+            if "keep" in chosen:
+                chosen["keep"] = np.zeros(len(batch), bool)
+            if "histories" in chosen:
+                chosen["histories"] = strangers[part]
+            prefix = model.prefix(examples, batch, **chosen)
+            loss, right = llm.loss(prefix, [examples.prompts[i] for i in batch], [examples.targets[i] for i in batch])
+            losses.append(loss)
+            rights.append(right)
+        out["loss"][name] = round(float(torch.cat(losses).mean()), 6)
+        out["accuracy"][name] = round(float(torch.cat(rights).float().mean()), 6)
+    model.train()
+    return out
+
+
+def naming_loss(prefix: Tensor, head: Head, llm: FrozenLLM, targets: list[str]) -> Tensor:
+    """Warm-up: ``mean((P - P_neutral - emb(target))²) / mean(emb²)``, so that ΔP starts as the target's expected token embedding.
+
+    Token cross-entropy alone finds no direction at first: a frozen LLM answers only to what looks like its own embeddings.
+    """
+    wanted = llm.target_embeddings(targets)
+    gap = prefix - head.neutral_prefix().detach() - wanted[:, None]
+    return gap.square().mean() / wanted.square().mean()
+
+
+def train(examples: Examples, llm: FrozenLLM, config: Config, progress: Callable[[int, dict[str, Any]], None] | None = None) -> Trained:
+    """Train on all but the latest examples, stop when the latest (held out) no longer gain, return the best.
+
+    Args:
+        progress: called after each step with 1 and the running figures.
+    """
+    settings = config.train
+    order = np.argsort(examples.now, kind="stable")
+    held = max(1, int(len(order) * settings.held_out))
+    training, held_out = order[:-held], order[-held:]
+    rng = np.random.default_rng(config.seed)
+    if len(held_out) > EVALUATED:
+        held_out = np.sort(rng.choice(held_out, EVALUATED, replace=False))
+    text_dim = examples.vectors.shape[1]
+    aggregator = new_aggregator(config, text_dim)
+    aggregator.fit_scales(examples.events(np.arange(len(examples.ts)), np.zeros(len(examples.ts), np.int64)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        neutral, frozen = llm.neutral_prefix(settings.prefix_length)
+        head = TideHead(config.tide, text_dim, llm.dim, neutral, llm.embedding_rms(examples.prompts[:2000]), frozen)
+        head.align(aggregator)
+        model = Model(aggregator, QueryAdapter(text_dim), head, settings).to(llm.device)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.01)
+    warm = max(1, settings.steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / warm) * (1 - 0.9 * i / settings.steps))
+    best: dict[str, Any] = {"loss": {"right": float("inf")}}
+    best_weights, stale, step = copy.deepcopy(model.state_dict()), 0, 0
+    for step in range(1, settings.steps + 1):
+        rows = rng.choice(training, settings.batch_size)
+        prefix = model.prefix(
+            examples,
+            rows,
+            lag_nights=rng.integers(0, settings.max_lag_nights + 1, len(rows)),
+            keep=rng.random(len(rows)) >= settings.history_dropout,
+            masked_query=bool(rng.random() < settings.query_dropout),
+        )
+        targets = [examples.targets[i] for i in rows]
+        loss = llm.loss(prefix, [examples.prompts[i] for i in rows], targets)[0].mean()
+        warmth = 1 - step / (settings.steps * WARM_UP)
+        if warmth > 0:
+            loss = loss + warmth * naming_loss(prefix, head, llm, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        schedule.step()
+        if progress:
+            progress(1, {"loss": float(loss.detach())})
+        if step % settings.evaluate_every == 0 or step == settings.steps:
+            found = evaluate(model, llm, examples, held_out, config.seed)
+            if found["loss"]["right"] < best["loss"]["right"]:
+                best, best_weights, stale = {**found, "step": step}, copy.deepcopy(model.state_dict()), 0
+            else:
+                stale += 1
+            if stale >= settings.patience:
+                break
+    if "accuracy" not in best:
+        raise InputError("training gave no finite loss", mend="a smaller train.learning_rate in config.toml, then tapstate train")
+    model.load_state_dict(best_weights)
+    model = model.cpu().eval()
+    metrics = {**best, "steps": step, "examples": len(training), "held_out": len(held_out)}
+    return Trained(model.aggregator, model.adapter, model.head, metrics)

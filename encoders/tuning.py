@@ -1,0 +1,113 @@
+"""Making a frozen LLM: a small model tuned on the task, half of the time behind the neutral prefix (TAP-PER's stage 1).
+
+A prefix that the LLM never met, even a neutral one, costs it; so ``P₀`` is trained with the LLM and both are then frozen.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from encoders.llm import FrozenLLM, initial_prefix
+from schemas.config import LLMConfig
+
+#: Pairs held out to choose the moment of tuning that generalises, and the steps between looks at them.
+HELD_OUT = 512
+EVALUATE_EVERY = 50
+
+
+def small_causal(texts: Sequence[str], width: int = 96, layers: int = 2) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A small Llama with random weights and a byte-pair vocabulary learned from ``texts``."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=4096, special_tokens=special, show_progress=False))
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="right"
+    )
+    config = LlamaConfig(
+        vocab_size=len(wrapped),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 48,
+        num_key_value_heads=width // 48,
+        max_position_embeddings=512,
+        bos_token_id=wrapped.bos_token_id,
+        eos_token_id=wrapped.eos_token_id,
+        pad_token_id=wrapped.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config), wrapped
+
+
+def tune(
+    base: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    config: LLMConfig,
+    *,
+    prefix_length: int,
+    steps: int,
+    learning_rate: float,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Callable[[int, dict[str, Any]], None] | None = None,
+) -> FrozenLLM:
+    """A base model tuned to give ``targets`` for ``prompts``, frozen with the neutral prefix it was tuned with.
+
+    Args:
+        base: makes model and tokenizer (called under the seed).
+        prompts, targets: n texts each, of users and times that the later test does not touch. Some are held out: the weights that
+            do best on them are kept.
+        progress: called after each step with 1 and the running loss.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, tokenizer = base()
+        llm = FrozenLLM(model, tokenizer, config)
+        model.requires_grad_(True).train()
+        rms = llm.embedding_rms(prompts[:2000])
+        neutral = nn.Parameter(initial_prefix(llm.embedding.weight, prefix_length).to(llm.device))
+        optimizer = torch.optim.AdamW([*model.parameters(), neutral], lr=learning_rate, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(prompts))
+        held, training = np.split(order, [min(len(order) // 10, HELD_OUT)])
+        best, best_state = float("inf"), copy.deepcopy(model.state_dict())
+        best_neutral = neutral.detach().clone()
+
+        def loss_of(rows: npt.NDArray[np.int64], length: int) -> Tensor:
+            prefix = (rms * neutral[:length]).expand(len(rows), -1, -1)
+            return llm.loss(prefix, [prompts[i] for i in rows], [targets[i] for i in rows])[0].mean()
+
+        for step in range(1, steps + 1):
+            loss = loss_of(rng.choice(training, batch_size), prefix_length if step % 2 else 0)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_([*model.parameters(), neutral], 1.0)
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                neutral.div_(neutral.square().mean().sqrt())
+            if progress:
+                progress(1, {"loss": float(loss.detach())})
+            if len(held) and (step % EVALUATE_EVERY == 0 or step == steps):
+                model.eval()
+                with torch.no_grad():
+                    found = float(np.mean([float(loss_of(part, prefix_length)) for part in np.array_split(held, -(-len(held) // 64))]))
+                model.train()
+                if found < best:
+                    best, best_state, best_neutral = found, copy.deepcopy(model.state_dict()), neutral.detach().clone()
+        model.load_state_dict(best_state)
+        llm.neutral = best_neutral.cpu()
+        llm.model = model.eval().requires_grad_(False)
+    return llm

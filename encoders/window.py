@@ -1,0 +1,54 @@
+"""The recent window: the short memory, the last M item codes of each user.
+
+Each code is int8 with a scale of its own, with its time and its event key. Items are ordered by (time, event key), so
+which M remain does not depend on the order of arrival: merging is pure selection, and exact.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """Items of n users laid end to end, each user's oldest first.
+
+    Attributes:
+        user: int64 ``[i]``, ascending.
+        code: int8 ``[i, D]``; an item's code is ``code * scale``.
+        scale: float32 ``[i]``, above zero.
+        time: int64 ``[i]``, seconds.
+        key: int64 ``[i]``, event keys.
+    """
+
+    user: npt.NDArray[np.int64]
+    code: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    time: npt.NDArray[np.int64]
+    key: npt.NDArray[np.int64]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Window":
+        """The items at ``rows``."""
+        return Window(self.user[rows], self.code[rows], self.scale[rows], self.time[rows], self.key[rows])
+
+
+def latest(user: npt.NDArray[np.int64], time: npt.NDArray[np.int64], key: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Rows of the last ``size`` items of each user, in the window's order."""
+    order = np.lexsort((key, time, user))
+    ends = np.searchsorted(user[order], user[order], side="right")
+    return order[ends - np.arange(len(order)) <= size]
+
+
+def merge(a: Window, b: Window, size: int) -> Window:
+    """The last ``size`` items of each user among both windows."""
+    both = Window(*(np.concatenate([x, y]) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)))
+    return both.take(latest(both.user, both.time, both.key, size))
+
+
+def quantize(code: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes and float32 scales of ``[i, D]``; the largest magnitude of a code becomes 127."""
+    scale = (code.detach().abs().amax(-1) / 127).clamp(min=1e-12).to(torch.float32)
+    return torch.round(code.detach() / scale[:, None]).to(torch.int8), scale
