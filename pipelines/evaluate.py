@@ -1,0 +1,50 @@
+"""Evaluation from a bundle's own bytes: what the LLM makes of the right user's prefix, of the default one, of another user's."""
+
+import numpy as np
+import polars as pl
+import torch
+
+from encoders.llm import FrozenLLM
+from pipelines.examples import render
+from store.client import Bundle
+
+ARMS = ("right", "default", "wrong")
+BATCH = 64
+#: No user has this id, so it gets the default prefix.
+NOBODY = "\x00nobody"
+
+
+def evaluate_bundle(bundle: Bundle, llm: FrozenLLM, events: pl.DataFrame, *, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Mean target loss and exact-answer accuracy over events that came after the bundle's version.
+
+    Args:
+        events: ``user_id, ts`` (seconds)``, text, target``.
+
+    Returns:
+        ``{"loss": {"right", "default", "wrong"}, "accuracy": {...}}``.
+    """
+    users = events["user_id"].to_list()
+    others = np.random.default_rng(seed).permutation(len(users))
+    # A stranger is another user; rotate further wherever the permutation hit the user's own events.
+    strangers = [
+        next(users[(j + k) % len(users)] for k in range(len(users)) if users[(j + k) % len(users)] != users[i])
+        for i, j in enumerate(others)
+    ]
+    ids = {"right": users, "default": [NOBODY] * len(users), "wrong": strangers}
+    queries = bundle.embed(events["text"].to_list())
+    found: dict[str, dict[str, float]] = {"loss": {}, "accuracy": {}}
+    for arm in ARMS:
+        losses, rights = [], []
+        for start in range(0, len(users), BATCH):
+            part = slice(start, start + BATCH)
+            rows = events[part]
+            # One query time for a batch: the head takes one a user, the client one a call.
+            answer = bundle.prefix(ids[arm][part], query_embeddings=queries[part], now=float(rows["ts"].max()))  # type: ignore[arg-type]
+            prompts = [render(llm.config.prompt, text) for text in rows["text"]]
+            with torch.no_grad():
+                loss, right = llm.loss(torch.from_numpy(answer.prefix), prompts, rows["target"].to_list())
+            losses.append(loss)
+            rights.append(right)
+        found["loss"][arm] = round(float(torch.cat(losses).mean()), 4)
+        found["accuracy"][arm] = round(float(torch.cat(rights).float().mean()), 4)
+    return found

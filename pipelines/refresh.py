@@ -1,0 +1,169 @@
+"""Refresh: new events into one new version, in stages that each can be run again.
+
+plan → encode → update → commit. The plan and every finished shard's manifest are stored; a killed run picks them up and ends in
+the same states. The states count once the version's record is written.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+
+from encoders.checkpoint import load_aggregator, pack_aggregator
+from encoders.personalizer import Aggregator, new_aggregator
+from encoders.text import TextEncoder
+from pipelines.checks import check_version
+from pipelines.encode import Encoded, encode_events
+from pipelines.engines import Engine, Local
+from pipelines.meter import Meter, Silent
+from pipelines.plan import plan_refresh
+from pipelines.update import Shifted, Updater
+from schemas.errors import ConflictError, NotFoundError
+from schemas.records import Plan, Shard, VersionRecord
+from store.embeddings import Embeddings
+from store.events import EventLog
+from store.home import Home, provenance
+from store.models import Models
+from store.states import States
+from store.versions import newest
+
+
+@dataclass
+class Refresh:
+    """One refresh of one home's current line.
+
+    Args:
+        home: the home.
+        full: rebuild every user from all events.
+        engine: where shards run.
+        meter: who is told of progress.
+    """
+
+    home: Home
+    full: bool = False
+    engine: Engine = field(default_factory=Local)
+    meter: Meter = field(default_factory=Silent)
+
+    def __post_init__(self) -> None:
+        self.log = EventLog(self.home)
+        self.models = Models(self.home)
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The configured text encoder."""
+        return TextEncoder(self.home.config.encoder)
+
+    @cached_property
+    def aggregator_hash(self) -> str:
+        """The line that is refreshed: the aggregator in use; an untrained one, from the configured seed, before any training."""
+        current = self.models.current_aggregator()
+        if current:
+            return current
+        aggregator = new_aggregator(self.home.config, self.encoder.dim)
+        name, files = pack_aggregator(aggregator, self.encoder.fingerprint, trained=False)
+        self.models.save(name, files)
+        return name
+
+    @cached_property
+    def aggregator(self) -> Aggregator:
+        """The line's aggregator, refused if the configured encoder is not its own."""
+        return load_aggregator(self.models.directory(self.aggregator_hash), self.encoder.fingerprint)
+
+    @cached_property
+    def parent(self) -> VersionRecord | None:
+        """The line's newest version."""
+        return newest(self.home, self.aggregator_hash)
+
+    def plan(self) -> tuple[str, Plan] | None:
+        """The stored plan and its folder; None if no event came since the parent.
+
+        Raises:
+            NotFoundError: nothing was ever ingested.
+        """
+        last = self.home.ingests.last()
+        if not last:
+            raise NotFoundError("nothing to refresh: no events were ingested yet", where=self.home.uri, mend="tapstate ingest table FILE…")
+        rebuild = self.full or self.parent is None
+        first = 0 if rebuild or self.parent is None else self.parent.last_ingest
+        if not rebuild and not any(record.accepted or record.corrected for record in self.home.ingests.range(first, last)):
+            return None
+        number = self.parent.number if self.parent else None
+        return plan_refresh(self.home, self.log, aggregator=self.aggregator_hash, parent=number, first=first, last=last, rebuild=rebuild)
+
+    def encode(self, plan: Plan) -> Encoded:
+        """Encode what the cache does not hold."""
+        return encode_events(self.log, self.encoder, self.engine, self.meter, after=plan.first_ingest, until=plan.last_ingest)
+
+    def update(self, folder: str, plan: Plan) -> list[Shifted]:
+        """Compute and stage every shard that no earlier run finished."""
+        updater = Updater(
+            self.log,
+            States(self.home, self.aggregator_hash, self.aggregator.spec),
+            Embeddings(self.home, self.encoder.fingerprint, self.encoder.dim),
+            self.aggregator,
+            plan,
+            self.parent.runs if self.parent and plan.kind == "update" else (),
+        )
+        self.meter.start("update", sum(shard.events for shard in plan.shards), "events")
+
+        def run(shard: Shard) -> Shifted:
+            path = f"{folder}/{shard.index}.json"
+            done = self.home.objects.get(path)
+            if done is None:
+                made = updater(shard)
+                # The first complete manifest counts; a second worker's fragments stay unnamed.
+                self.home.objects.create(path, json.dumps(vars(made)).encode())
+                # Gone again means that a rival's commit swept the plan; this refresh's own commit will say so.
+                done = self.home.objects.get(path) or json.dumps(vars(made)).encode()
+            self.meter.advance("update", shard.events)
+            return Shifted(**json.loads(done))
+
+        manifests = list(self.engine.map(run, plan.shards))
+        self.meter.finish("update")
+        return manifests
+
+    def commit(self, folder: str, plan: Plan, encoded: Encoded, shards: Sequence[Shifted], started: datetime) -> VersionRecord:
+        """Append the states, check them and write the version's record.
+
+        Raises:
+            ConflictError: another refresh of this line finished first; names its version.
+        """
+        parent = self.parent
+        States(self.home, self.aggregator_hash, self.aggregator.spec).commit(plan.run, [f for s in shards for f in s.fragments])
+        base = parent if plan.kind == "update" else None
+        users = sum(s.users for s in shards) + (base.users if base else 0)
+        known = self.log.known_at_max(self.home.ingests.range(0, plan.last_ingest))
+        fields = {
+            **provenance(),
+            "aggregator": self.aggregator_hash,
+            "encoder": self.encoder.fingerprint,
+            "personalizer": self.home.config.personalizer,
+            "trained": self.models.current_aggregator() == self.aggregator_hash,
+            "parent": parent.number if parent else None,
+            "runs": (*(base.runs if base else ()), plan.run),
+            "last_ingest": plan.last_ingest,
+            "as_of": datetime.fromtimestamp(known, UTC) if known else started,
+            "users": users,
+            "users_changed": sum(s.changed for s in shards),
+            "events": sum(s.events for s in shards) + (base.events if base else 0),
+            "events_new": sum(s.new_events for s in shards),
+            "texts_encoded": encoded.texts,
+            "cache_hits": encoded.hits,
+            "seconds": round((datetime.now(UTC) - started).total_seconds(), 3),
+            "checks": check_version(self.home.config.checks, users, parent, shards),
+        }
+        seen = self.home.versions.last()
+        while True:
+            record = VersionRecord.model_validate({**fields, "number": seen + 1})
+            rival = newest(self.home, self.aggregator_hash)
+            if rival and rival.number != (parent.number if parent else None):
+                raise ConflictError(
+                    f"another refresh of this line made version {rival.number} meanwhile ({rival.created_by})",
+                    where=self.home.uri,
+                    mend="tapstate refresh",
+                )
+            if self.home.versions.append(seen + 1, record):
+                self.home.objects.delete(folder)
+                return record
+            seen = self.home.versions.last()

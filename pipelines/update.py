@@ -1,0 +1,163 @@
+"""Update: the shard function of a refresh. Events of a range of users in, their changed states out.
+
+Users with plain new events get them merged into their state; corrections and deletions are not mergeable, so those users are
+computed again from all their events.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from encoders.personalizer import Aggregator, EventBatch
+from schemas.events import DELETE
+from schemas.records import Plan, Shard
+from schemas.states import STATE_KEYS, StateBatch
+from store.embeddings import Embeddings
+from store.events import EventLog
+from store.states import States
+
+COLUMNS = ("user_id", "user_key", "event_key", "ts", "value", "text_key", "target_key")
+CHANGES = (*COLUMNS, "event_id", "revision", "op")
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """Manifest of one shard: what it wrote and what the checks want to know of it.
+
+    Attributes:
+        fragments: the staged rows.
+        changed: users written.
+        users, events: by how much the version's users and events differ from the parent's because of this shard.
+        new_events: events the shard consumed.
+        bad: written states with NaN or infinity where none may be.
+        norm_median, norm_max: of the written states' vectors.
+    """
+
+    fragments: list[str]
+    changed: int
+    users: int
+    events: int
+    new_events: int
+    bad: int
+    norm_median: float
+    norm_max: float
+
+
+@dataclass(frozen=True)
+class Updater:
+    """Everything a shard needs beside its descriptor."""
+
+    log: EventLog
+    states: States
+    cache: Embeddings
+    aggregator: Aggregator
+    plan: Plan
+    parent_runs: Sequence[int]
+
+    def __call__(self, shard: Shard) -> Shifted:
+        """Compute and stage the states of one shard."""
+        plan, low, high = self.plan, shard.low, shard.high
+        if plan.kind == "rebuild":
+            events = self.log.current(COLUMNS, after=0, until=plan.last_ingest, low=low, high=high)
+            touched = again = events.select("user_id", "user_key").unique()
+            parents, new_events = self._none(), len(events)
+        else:
+            rows = list(self.log.scan(CHANGES, after=plan.first_ingest, until=plan.last_ingest, low=low, high=high))
+            changes = pl.concat(rows) if rows else pl.DataFrame(schema=dict.fromkeys(CHANGES, pl.Null))
+            touched = changes.select("user_id", "user_key").unique()
+            parents, new_events = self._parents(touched), len(changes)
+            again = changes.filter((pl.col("revision") > 1) | (pl.col("op") == DELETE)).select("user_id", "user_key").unique()
+            events = changes.join(again, on="user_id", how="anti").select(COLUMNS)
+            if len(again):
+                whole = self.log.current(COLUMNS, after=0, until=plan.last_ingest, users=again["user_key"])
+                events = pl.concat([events, whole.join(again, on="user_id", how="semi")])
+        users = touched.sort("user_key", "user_id")
+        table = self._update(users, events, parents, again["user_id"])
+        before = parents.filter(pc.field("event_count") > 0)
+        counts = table.column("event_count").to_numpy()
+        norms = state_norms(table, self.states.schema)
+        return Shifted(
+            fragments=self.states.stage(table) if table.num_rows else [],
+            changed=table.num_rows,
+            users=int((counts > 0).sum()) - before.num_rows,
+            events=int(counts.sum()) - int(pc.sum(before.column("event_count")).as_py() or 0),
+            new_events=new_events,
+            bad=int((~np.isfinite(norms)).sum()),
+            norm_median=float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0,
+            norm_max=float(norms[np.isfinite(norms)].max(initial=0.0)),
+        )
+
+    def _none(self) -> pa.Table:
+        return self.states.schema.empty_table()
+
+    def _parents(self, touched: pl.DataFrame) -> pa.Table:
+        if not self.parent_runs or not len(touched):
+            return self._none()
+        return self.states.read(self.parent_runs, keys=touched["user_key"].to_numpy())
+
+    def _update(self, users: pl.DataFrame, events: pl.DataFrame, parents: pa.Table, rebuilt: pl.Series) -> pa.Table:
+        """Rows of ``users``: parents' states, or empty ones where there is none or where it is ``rebuilt``, with ``events`` added."""
+        spec = self.aggregator.spec
+        index = users.with_row_index("user").with_columns(pl.col("user").cast(pl.Int64))
+        held = pl.DataFrame({"user_id": pl.Series(parents.column("user_id"), dtype=pl.String)}).with_row_index("row")
+        held = held.filter(~pl.col("user_id").is_in(rebuilt.implode()))
+        rows = index.join(held, on="user_id", how="left", maintain_order="left")["row"].cast(pl.Int64).fill_null(-1).to_numpy()
+        old = StateBatch.from_arrow(parents, spec).take(rows, spec)
+        events = events.join(index.select("user_id", "user"), on="user_id", how="inner")
+        states = self.aggregator.update(old, self._batch(events))
+        kept = parents.select(["event_count", "first_ts", "last_ts"]).take(pa.array(rows, mask=rows < 0))
+        added = index.select("user").join(
+            events.group_by("user").agg(pl.len().alias("n"), pl.col("ts").min().alias("first"), pl.col("ts").max().alias("last")),
+            on="user",
+            how="left",
+            maintain_order="left",
+        )
+        before = pl.from_arrow(kept)
+        assert isinstance(before, pl.DataFrame)
+        both = pl.concat([before, added], how="horizontal").select(
+            event_count=pl.col("event_count").fill_null(0) + pl.col("n").fill_null(0).cast(pl.Int64),
+            first_ts=pl.min_horizontal("first_ts", "first"),
+            last_ts=pl.max_horizontal("last_ts", "last"),
+        )
+        keys = index.select("user_id", "user_key", pl.lit(self.plan.run, pl.Int64).alias("run")).hstack(both)
+        table = keys.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(STATE_KEYS)
+        for field, column in zip(spec.schema(), states.to_arrow(spec).columns, strict=True):
+            table = table.append_column(field, column)
+        return table
+
+    def _batch(self, events: pl.DataFrame) -> EventBatch:
+        texts, targets = events["text_key"].to_numpy(), events["target_key"]
+        given = targets.is_not_null().to_numpy()
+        vectors = np.zeros((len(events), self.cache.dim), np.float16)
+        vectors[given] = self.cache.read(targets.drop_nulls().to_numpy())
+        return EventBatch(
+            user=events["user"].to_numpy(),
+            ts=seconds(events["ts"]),
+            key=events["event_key"].to_numpy(),
+            text=self.cache.read(texts),
+            target=vectors,
+            value=events["value"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        )
+
+
+def seconds(ts: pl.Series) -> npt.NDArray[np.int64]:
+    """Timestamps as whole seconds since 1970."""
+    out: npt.NDArray[np.int64] = (ts.dt.timestamp("us") // 1_000_000).to_numpy()
+    return out
+
+
+def state_norms(table: pa.Table, schema: pa.Schema) -> npt.NDArray[np.float64]:
+    """Root mean square of each user's float32 vectors; NaN or infinite if any element is."""
+    squares = np.zeros(table.num_rows)
+    numbers = 0
+    for field in schema:
+        if pa.types.is_fixed_size_list(field.type) and pa.types.is_float32(field.type.value_type):
+            flat = table.column(field.name).combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+            squares += np.square(flat, dtype=np.float64).sum(1)
+            numbers += flat.shape[1]
+    return np.sqrt(squares / max(1, numbers))

@@ -1,0 +1,167 @@
+"""A published bundle answers as its torch head does, from few bytes a user."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encoders.checkpoint import pack_aggregator, pack_head
+from encoders.export import export_head, export_query_encoder
+from encoders.head import TideHead
+from encoders.personalizer import new_aggregator
+from encoders.text import TextEncoder
+from encoders.training import QueryAdapter
+from pipelines.publish import publish
+from schemas.config import Config, EncoderConfig, TideConfig
+from schemas.errors import CompatibilityError, CorruptError, NotFoundError
+from schemas.records import VersionRecord
+from store.client import Bundle
+from store.home import Home
+from store.models import Models
+from store.states import States
+
+LENGTH, LLM_DIM = 3, 24
+QUERIES = ["what now", "", "a much longer query about many things"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Aggregator and head as training leaves them: names, files and the torch head."""
+
+    encoder: TextEncoder
+    head: TideHead
+    aggregator: tuple[str, dict[str, bytes]]
+    exported: tuple[str, dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_encoder: Path) -> Fitted:
+    """An untrained aggregator and a head whose last layer is random, exported."""
+    config = Config(encoder=EncoderConfig(model=str(tiny_encoder), max_tokens=32))
+    encoder = TextEncoder(config.encoder)
+    aggregator, dim = new_aggregator(config, encoder.dim), encoder.dim
+    name, files = pack_aggregator(aggregator, encoder.fingerprint, trained=False)
+    torch.manual_seed(1)
+    head, adapter = TideHead(config.tide, dim, LLM_DIM, torch.randn(LENGTH, LLM_DIM), 0.7, False), QueryAdapter(dim)
+    torch.nn.init.normal_(head.out.weight, std=0.3)
+    torch.nn.init.normal_(adapter.up.weight, std=0.3)
+    head.bind(aggregator)
+    head.eval().requires_grad_(False)
+    head_name, head_files = pack_head(head, adapter, name, {"model": "tiny", "kind": "causal"}, {})
+    for file, static in (("head.onnx", False), ("static_head.onnx", True)):
+        head_files[file] = export_head(head, aggregator.spec, dim, static=static)
+    head_files["query_encoder.onnx"] = export_query_encoder(encoder, adapter)
+    head_files["tokenizer.json"] = encoder.tokenizer_json()
+    return Fitted(encoder, head, (name, files), (head_name, head_files))
+
+
+@pytest.fixture
+def made(
+    fitted: Fitted,
+    new_home: Callable[..., Home],
+    put: Callable[..., object],
+    night: Callable[..., VersionRecord],
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Home, VersionRecord, TextEncoder, TideHead]:
+    """A version of 70 users over three files of states, with the default shape of states."""
+    monkeypatch.setattr("store.bundle.FILE_USERS", 30)
+    home = new_home("home", shard_events=4096, tide=TideConfig())
+    models = Models(home)
+    for name, files in (fitted.aggregator, fitted.exported):
+        models.save(name, files)
+    models.use_aggregator(fitted.aggregator[0])
+    models.use_head(fitted.aggregator[0], fitted.exported[0])
+    put(
+        home,
+        [
+            {"user_id": f"u{u}", "ts": 1_700_000_000 + 977 * (u + i), "text": f"t {(u * i) % 97}", "target": "x" if i % 3 else None}
+            for u in range(70)
+            for i in range(1 + u * 2)
+        ],
+    )
+    return home, night(home), fitted.encoder, fitted.head
+
+
+@pytest.mark.slow
+def test_a_bundle_from_end_to_end(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
+    home, version, encoder, head = made
+    uri, manifest = publish(home, version, encoder)
+    bundle = Bundle.open(Path(uri).parent)
+    assert bundle.path == Path(uri)
+    bundle.verify()
+    assert (len(bundle), bundle.length, bundle.dim) == (70, LENGTH, LLM_DIM)
+    files = manifest["states"]["files"]
+    assert [len(files), sum(f["users"] for f in files)] == [3, 70]
+    assert sum(manifest["files"][f["name"]]["bytes"] for f in files) <= 8192 * 70
+    assert {k: manifest[k] for k in ("version", "aggregator", "encoder", "users")} == {
+        "version": 1, "aggregator": version.aggregator, "encoder": version.encoder, "users": 70
+    }  # fmt: skip
+
+    users, now = ["u69", "u0", "nobody", "u33"], int(version.as_of.timestamp()) + 86_400
+    queries = [*QUERIES, "what now"]
+    found = bundle.prefix(users, queries, now=now)
+    assert found.status == ["known", "known", "unknown", "known"]
+    state, known = bundle.states(users)
+    assert known.tolist() == [True, True, False, True]
+    tensors = {name: torch.from_numpy(array) for name, array in state.head_inputs(bundle.spec).items()}
+    embeddings = torch.from_numpy(bundle.embed(queries))
+    wanted = head(embeddings, torch.full((4,), now), tensors).numpy()
+    rms = np.sqrt(np.mean(wanted**2))
+    assert np.abs(found.prefix - wanted).max() <= 1e-4 * rms
+    assert np.abs(found.prefix[0] - found.prefix[3]).max() > 0.01 * rms, "two users differ"
+    plain = encoder.encode(queries).astype(np.float32)
+    assert np.abs(bundle.embed(queries) - plain).max() > 1e-3, "the adapter is in the query encoder"
+    static = bundle.static_prefix(["u69", "nobody"], now=now).prefix
+    assert static[0].tobytes() == bundle.static_prefix(["u1", "u69"], now=now + 9).prefix[1].tobytes()
+    assert static[1].tobytes() == bundle.static_prefix(["somebody else"], now=now).prefix[0].tobytes()
+
+
+@pytest.mark.slow
+def test_a_bundle_holds_what_the_store_holds(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
+    home, version, encoder, _ = made
+    bundle = Bundle.open(publish(home, version, encoder)[0])
+    table = States(home, version.aggregator, Models(home).spec(version.aggregator)).read(version.runs)
+    users = table.column("user_id").to_pylist()
+    state, known = bundle.states(users)
+    assert known.all()
+    np.testing.assert_allclose(
+        state.columns["slot_sum"].reshape(len(users), -1), np.array(table.column("slot_sum").to_pylist()), rtol=1e-3, atol=1e-3
+    )
+    assert state.columns["window_time"].tolist() == [t for row in table.column("window_time").to_pylist() for t in row]
+    lengths = dict(zip(users, np.diff(state.offsets).tolist(), strict=True))
+    assert lengths == {f"u{u}": min(64, 1 + 2 * u) for u in range(70)}
+    assert "window_key" not in state.columns
+
+
+def test_published_twice_while_open(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
+    """An open reader keeps answering while its bundle is replaced; nothing of the building is left."""
+    home, version, encoder, _ = made
+    uri, _ = publish(home, version, encoder)
+    reader = Bundle.open(uri)
+    before = reader.static_prefix(["u5"], now=0).prefix
+    assert publish(home, version, encoder)[0] == uri
+    assert (reader.static_prefix(["u5"], now=0).prefix == before).all()
+    Bundle.open(uri).verify()
+    assert sorted(p.name for p in Path(uri).parent.iterdir()) == ["CURRENT", Path(uri).name]
+
+
+def test_what_does_not_belong_together(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
+    home, version, encoder, _ = made
+    models = Models(home)
+    head = models.current_head(version.aggregator)
+    assert head
+    stranger = version.model_copy(update={"aggregator": "f" * 64})
+    with pytest.raises(NotFoundError, match="tapstate train"):
+        publish(home, stranger, encoder)
+    models.use_head("f" * 64, head)
+    with pytest.raises(CompatibilityError, match=version.aggregator[:12]):
+        publish(home, stranger, encoder)
+    weights = Path(home.uri) / "models" / head / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(CorruptError, match="weights"):
+        publish(home, version, encoder)
+    shelf = Path(home.uri) / "bundles"
+    assert not shelf.exists() or not any(shelf.iterdir())
