@@ -1,0 +1,68 @@
+"""``tapstate``: the command line."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from flows.commands import bundle, demo, deploy, ingest, init, refresh, show, train, versions
+from flows.console import stderr
+from schemas.errors import TapstateError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="User states for personalised LLMs: ingest events, refresh states nightly, bundle them for serving.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but part of the input was damaged, "
+    "4 another writer was first, 5 a check failed.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        for name in ("tapstate", "torch", "onnxruntime-gpu", "onnxruntime", "lancedb", "pylance", "prefect", "transformers"):
+            try:
+                print(name, version(name))
+            except ModuleNotFoundError:
+                continue
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    home: Annotated[
+        str, typer.Option("--home", envvar="TAPSTATE_HOME", help="Directory or object-store URI of the home.")
+    ] = "tapstate-home",
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and stop.")] = False,
+) -> None:
+    """Remember the home for every command."""
+    os.environ["TAPSTATE_HOME"] = home
+
+
+app.command("init")(init.init)
+app.add_typer(ingest.app, name="ingest")
+app.command("train")(train.train)
+app.command("refresh")(refresh.refresh)
+app.command("versions")(versions.versions)
+app.command("show")(show.show)
+app.command("bundle")(bundle.bundle)
+app.command("demo")(demo.demo)
+app.command("deploy")(deploy.deploy)
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one message and their exit code."""
+    try:
+        app()
+    except TapstateError as error:
+        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

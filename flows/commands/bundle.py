@@ -1,0 +1,36 @@
+"""``tapstate bundle``: a version for serving."""
+
+from typing import Annotated
+
+import typer
+
+from flows.commands import open_home
+from flows.console import Bars, Output, OutputOption, emit
+
+
+def bundle(
+    version: Annotated[str | None, typer.Option(help="Version number or alias. [default: production]")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Write a version's bundle and let CURRENT name it."""
+    from encoders.text import TextEncoder
+    from pipelines.publish import publish
+    from store.versions import resolve
+
+    home = open_home()
+    record = resolve(home, version)
+    with Bars() as meter:
+        uri, manifest = publish(home, record, TextEncoder(home.config.encoder), meter)
+    states = sum(manifest["files"][file["name"]]["bytes"] for file in manifest["states"]["files"])
+    emit(
+        {
+            "bundle": uri,
+            "bundle_id": manifest["bundle_id"],
+            "version": record.number,
+            "users": manifest["users"],
+            "head": manifest["head"],
+            "llm": manifest["llm"]["model"],
+            "bytes_per_user": round(states / max(1, manifest["users"])),
+        },
+        output,
+    )

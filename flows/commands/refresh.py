@@ -1,0 +1,27 @@
+"""``tapstate refresh``: one night."""
+
+from typing import Annotated
+
+import typer
+
+from flows.commands import open_home
+from flows.console import Output, OutputOption, emit, note
+
+
+def refresh(
+    full: Annotated[bool, typer.Option("--full", help="Rebuild every user from all events.")] = False,
+    bundle: Annotated[bool, typer.Option(help="Publish a bundle of the new version, where a trained head fits.")] = True,
+    output: OutputOption = Output.table,
+) -> None:
+    """New events into a new version: encode, update the changed users, check, promote, bundle."""
+    from flows.prefect_home import settle
+
+    home = open_home()
+    settle(home)
+    from flows.nightly import nightly
+    from store.models import Models
+
+    result = nightly(home.uri, full=full, bundle=bundle)
+    emit(result, output, title=f"version {result['version']}")
+    if not Models(home).current_aggregator():
+        note("the aggregator is untrained (seeded random weights) and has no head: run tapstate train, then tapstate refresh")

@@ -1,0 +1,33 @@
+"""``tapstate train``: fit aggregator and head to the home's events and an LLM."""
+
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands import open_home
+from flows.console import Bars, Output, OutputOption, emit
+
+
+def train(
+    llm: Annotated[
+        str, typer.Option(help="Hugging Face causal or seq2seq model, directory or id. [default: llm.model of config.toml]")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="Another seed than the configuration's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Most optimizer steps.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Train through the frozen LLM; the next refresh uses what was trained and rebuilds every user with it."""
+    from pipelines.fit import fit
+
+    home = open_home()
+    config = home.config
+    if llm:
+        config = config.model_copy(update={"llm": config.llm.model_copy(update={"model": llm})})
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
+    if steps is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    with Bars() as meter:
+        fitted = fit(home, config, meter=meter)
+    result: dict[str, Any] = {"aggregator": fitted.aggregator, "head": fitted.head, "llm": fitted.llm, **fitted.metrics}
+    emit(result, output, title="held-out slice: loss and exact answers with the right user's prefix, the default one, another user's")

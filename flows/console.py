@@ -1,0 +1,112 @@
+"""What people see: tables and JSON on standard output, progress and everything else on standard error."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+stdout, stderr = Console(), Console(stderr=True)
+
+
+class Output(StrEnum):
+    """How a command prints its result."""
+
+    table = "table"
+    json = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Print a table, or JSON alone on standard output.")]
+
+
+def emit(data: Any, output: Output, *, title: str = "") -> None:
+    """Print a result: an object as one row a key, a list of objects as one row each."""
+    if output is Output.json:
+        print(json.dumps(data, default=str))
+        return
+    if title:
+        stdout.print(title)
+    table = Table(show_header=not isinstance(data, Mapping))
+    if isinstance(data, Mapping):
+        table.add_column("")
+        table.add_column("")
+        for key, value in data.items():
+            table.add_row(str(key), _cell(value))
+    else:
+        rows: Sequence[Mapping[str, Any]] = data
+        for key in rows[0] if rows else ():
+            table.add_column(str(key), justify="right" if isinstance(rows[0][key], int | float) else "left")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+    stdout.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "-" if value is None else ("yes" if value else "no")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_cell(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(item) for item in value)
+    return escape(str(value))
+
+
+class _Rate(ProgressColumn):
+    """Units per second, and the task's own figures."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        unit = task.fields.get("unit", "")
+        figures = " ".join(f"{k} {v:.3g}" for k, v in task.fields.get("figures", {}).items())
+        rate = f"{speed:,.0f} {unit}/s" if speed and speed >= 10 else (f"{speed:,.1f} {unit}/s" if speed else unit)
+        return Text(f"{int(task.completed):,} {rate} {figures}")
+
+
+class Bars:
+    """A meter that shows rich progress bars on standard error; nothing where that is not a terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description:>10}"), BarColumn(), _Rate(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=stderr, disable=not sys.stderr.isatty())
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def start(self, name: str, total: int | None, unit: str) -> None:
+        """A new bar; the same name again adds to its total."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, unit=unit, figures={})
+        elif total is not None:
+            old = self._progress.tasks[self._tasks[name]].total or 0
+            self._progress.update(self._tasks[name], total=old + total)
+
+    def advance(self, name: str, count: int, **figures: Any) -> None:
+        if figures:
+            self._progress.update(self._tasks[name], figures=figures)
+        self._progress.advance(self._tasks[name], count)
+
+    def finish(self, name: str) -> None:
+        task = self._progress.tasks[self._tasks[name]]
+        self._progress.update(self._tasks[name], total=task.completed)
+
+
+def note(text: str) -> None:
+    """A line for people, on standard error."""
+    stderr.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,127 @@
+"""The night as a Prefect flow: one task a stage, retried with back-off, with artifacts that say what was done."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task, exponential_backoff
+
+from flows.console import Bars
+from pipelines.checks import complaint
+from pipelines.publish import publish
+from pipelines.refresh import Refresh
+from schemas.errors import CheckError, ConflictError, TapstateError
+from schemas.records import VersionRecord
+from store.home import Home
+from store.models import Models
+from store.versions import PRODUCTION, current, promote
+
+T = TypeVar("T")
+
+
+def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """An error that we raised ourselves will not go away by trying again."""
+    return not isinstance(state.result(raise_on_failure=False), TapstateError)
+
+
+def _stage(name: str, work: Callable[[], T]) -> T:
+    """Run one stage as a task. It takes no arguments, so that Prefect neither hashes nor stores what stages hand on."""
+    stage: Callable[[], T] = task(
+        name=name,
+        retries=2,
+        retry_delay_seconds=exponential_backoff(2),
+        retry_condition_fn=_worth_retrying,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )(work)
+    return stage()
+
+
+@flow(name="nightly", persist_result=False)
+def nightly(home: str, full: bool = False, bundle: bool = True) -> dict[str, Any]:
+    """Refresh a home's line: plan, encode, update, commit and check, promote, bundle.
+
+    Args:
+        home: directory or object-store URI of the home.
+        full: rebuild every user from all events.
+        bundle: also publish a serving bundle, where a trained head fits.
+
+    Returns:
+        ``version, parent, users, users_changed, events_new, texts_encoded, cache_hits, seconds, promoted``.
+
+    Raises:
+        CheckError: a check failed; the version is there, not promoted.
+    """
+    began, started = time.monotonic(), datetime.now(UTC)
+    with Bars() as meter:
+        place = Home(home)
+        refresh = Refresh(place, full=full, meter=meter)
+        planned = _stage("plan", refresh.plan)
+        if planned is None:
+            assert refresh.parent is not None
+            return _summary(refresh.parent, began, fresh=False, promoted=current(place, PRODUCTION) == refresh.parent.number)
+        folder, plan = planned
+        encoded = _stage("encode", lambda: refresh.encode(plan))
+        shards = _stage("update", lambda: refresh.update(folder, plan))
+        version = _stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
+        _stage("report", lambda: _artifacts(version))
+        _stage("check", lambda: _check(version))
+        promoted = _stage("promote", lambda: _promote(place, version))
+        if bundle and promoted and Models(place).current_head(version.aggregator):
+            _stage("bundle", lambda: publish(place, version, refresh.encoder, meter))
+    return _summary(version, began, fresh=True, promoted=promoted)
+
+
+def _summary(version: VersionRecord, began: float, *, fresh: bool, promoted: bool) -> dict[str, Any]:
+    night = {
+        "users_changed": version.users_changed,
+        "events_new": version.events_new,
+        "texts_encoded": version.texts_encoded,
+        "cache_hits": version.cache_hits,
+    }
+    return {
+        "version": version.number,
+        "parent": version.parent,
+        "users": version.users,
+        **{key: value if fresh else 0 for key, value in night.items()},
+        "seconds": round(time.monotonic() - began, 3),
+        "promoted": promoted,
+    }
+
+
+def _check(version: VersionRecord) -> None:
+    if wrong := complaint(version.checks):
+        raise CheckError(
+            f"version {version.number} is kept but not promoted: {wrong}",
+            where=f"version {version.number}",
+            mend="look at it with tapstate versions; change checks.* in config.toml if the line is wrong, then tapstate refresh --full",
+        )
+
+
+def _promote(home: Home, version: VersionRecord) -> bool:
+    """Let ``production`` name the version, unless it names a newer one by now."""
+    named = current(home, PRODUCTION)
+    if named is not None and named >= version.number:
+        return named == version.number
+    try:
+        promote(home, version.number, expected=named, reason="nightly refresh, checks passed")
+    except ConflictError:
+        return False
+    return True
+
+
+def _artifacts(version: VersionRecord) -> None:
+    """What the night did, where Prefect's own pages show it."""
+    rows = [
+        {"figure": name, "value": getattr(version, name)}
+        for name in ("users", "users_changed", "events", "events_new", "texts_encoded", "cache_hits", "seconds")
+    ]
+    create_table_artifact(rows, key="night", description=f"version {version.number}")
+    lines = [f"# Version {version.number}", "", "| check | figure | line | |", "|---|---|---|---|"]
+    lines += [f"| {c.name} | {c.value:.4g} | {c.limit:.4g} | {'passed' if c.passed else '**failed**'} |" for c in version.checks]
+    create_markdown_artifact("\n".join(lines), key="checks")

@@ -1,0 +1,188 @@
+"""The command line: JSON alone on standard output, exit codes as told, messages that name the mending command."""
+
+import gzip
+import json
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from schemas.errors import ConflictError
+from schemas.records import VersionRecord
+from store.home import Home
+from store.versions import promote
+
+Spawn = Callable[..., subprocess.Popen[str]]
+INGEST = {"read", "accepted", "duplicate", "corrected", "rejected"}
+VERSIONS = {"version", "aliases", "created_at", "aggregator", "encoder", "users", "events", "parent"}
+
+
+@pytest.fixture
+def tapstate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command: exit code, standard output, standard error. An exception that leaves it fails the test."""
+    monkeypatch.setenv("TAPSTATE_HOME", "")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tapstate", *arguments])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        assert isinstance(code, int)
+        return code, out, err
+
+    return run
+
+
+Tapstate = Callable[..., tuple[int, str, str]]
+
+
+def lines(path: Path, *rows: object) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_init_and_ingest(tapstate: Tapstate, tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    code, out, err = tapstate("--home", home, "init", "--encoder", "some/model", "--output", "json")
+    made = json.loads(out)
+    assert (code, made["created"], made["home"]) == (0, True, home)
+    code, out, err = tapstate("--home", home, "init", "--output", "json")
+    assert (code, json.loads(out)) == (0, {**made, "created": False})
+    assert "already" in err
+    assert Home(home).config.encoder.model == "some/model"
+    file = lines(tmp_path / "e.jsonl", {"who": "u", "when": 1_700_000_000, "what": "x"}, {"who": "", "when": 1, "what": "y"})
+    mapping = ["--map", "user_id=who", "--map", "ts=when", "--map", "text=what"]
+    code, out, err = tapstate("--home", home, "ingest", "table", file, *mapping, "-o", "json")
+    assert (code, json.loads(out)) == (0, {"read": 2, "accepted": 1, "duplicate": 0, "corrected": 0, "rejected": 1})
+    assert "user_id is missing" in err
+    code, out, err = tapstate("--home", home, "ingest", "table", file, *mapping)
+    assert code == 0
+    assert "duplicate" in out
+
+
+def test_damaged_input_is_done_but_told(tapstate: Tapstate, home: Home, tmp_path: Path) -> None:
+    row = json.dumps({"user_id": "u", "ts": 1_700_000_000, "text": "x"}) + "\n"
+    path = tmp_path / "odd [name].jsonl.gz"
+    path.write_bytes(gzip.compress((row * 3 + "".join(f"{i * 7919 % 99991}" for i in range(5000))).encode())[:-2000])
+    code, out, err = tapstate("--home", home.uri, "ingest", "table", str(path).replace("[", "[[]"), "-o", "json")
+    counts = json.loads(out)
+    assert code == 3
+    assert set(counts) == INGEST
+    assert counts["read"] == counts["accepted"] + counts["duplicate"] + counts["corrected"] + counts["rejected"]
+    assert counts["accepted"] == 1
+    assert "odd [name].jsonl.gz" in err.replace("\n", "")
+
+
+def test_versions_and_show(tapstate: Tapstate, home: Home, put: Callable[..., object], night: Callable[..., VersionRecord]) -> None:
+    assert tapstate("--home", home.uri, "versions", "-o", "json")[:2] == (0, "[]\n")
+    put(home, [{"user_id": "[/b]'x", "ts": 1_700_000_000 + i, "text": f"t {i}"} for i in range(7)])
+    first = night(home)
+    put(home, [{"user_id": "v", "ts": 1_700_000_000, "text": "t"}])
+    night(home)
+    promote(home, 1, expected=None, reason="test")
+    code, out, _ = tapstate("--home", home.uri, "versions", "-o", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert [set(row) for row in found] == [VERSIONS] * 2
+    assert [(r["version"], r["aliases"], r["users"], r["events"], r["parent"]) for r in found] == [
+        (1, ["production"], 1, 7, None), (2, [], 2, 8, 1)
+    ]  # fmt: skip
+    assert (found[0]["aggregator"], found[0]["encoder"]) == (first.aggregator, first.encoder)
+    code, out, _ = tapstate("--home", home.uri, "show", "[/b]'x", "-o", "json")
+    shown = json.loads(out)
+    assert code == 0
+    assert (shown["user_id"], shown["event_count"], shown["version"]) == ("[/b]'x", 7, 1)
+    assert shown["state"]["slot_sum"]["shape"] == "4×16"
+    assert len(shown["state"]["window_time"]["values"]) == 5
+    code, out, _ = tapstate("--home", home.uri, "show", "[/b]'x")
+    assert (code, "[/b]'x" in out) == (0, True)
+    code, out, err = tapstate("--home", home.uri, "show", "v")
+    assert (code, out) == (1, "")
+    assert "no user 'v' at version 1" in err
+    assert tapstate("--home", home.uri, "show", "v", "--version", "2", "-o", "json")[0] == 0
+    code, _, err = tapstate("--home", home.uri, "show", "[/b]", "--version", "2")
+    assert code == 1
+    assert "no user '[/b]'" in err
+    assert "tapstate versions" in err
+    assert tapstate("--home", home.uri, "show", "v", "--version", "9")[0] == 1
+
+
+@pytest.mark.parametrize("command", [["versions"], ["show", "u"], ["ingest", "table", "x.csv"], ["refresh"], ["train"], ["bundle"]])
+def test_an_unknown_home_names_the_mending_command(tapstate: Tapstate, tmp_path: Path, command: list[str]) -> None:
+    missing = str(tmp_path / "no [such] home")
+    code, out, err = tapstate("--home", missing, *command)
+    assert (code, out) == (1, "")
+    assert f"tapstate --home {shlex.quote(missing)} init" in err
+    assert not Path(missing).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["refersh"], "refersh"),
+        (["ingest", "tabel", "x"], "tabel"),
+        (["show"], "argument"),
+        (["versions", "--output", "xml"], "xml"),
+        (["ingest", "table", "x.csv", "--map", "user_id"], "FIELD=VALUE"),
+        (["ingest", "table", "x.csv", "--map", "user=name"], "no field is named 'user'"),
+    ],
+)
+def test_wrong_usage(tapstate: Tapstate, home: Home, arguments: list[str], said: str) -> None:
+    code, out, err = tapstate("--home", home.uri, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_failures_have_their_exit_codes(tapstate: Tapstate, home: Home, tmp_path: Path) -> None:
+    code, out, err = tapstate("--home", home.uri, "ingest", "table", str(tmp_path / "missing.csv"), "-o", "json")
+    assert (code, out) == (1, "")
+    assert "missing.csv" in err
+    code, out, err = tapstate("--home", home.uri, "bundle")
+    assert (code, out) == (1, "")
+    assert "tapstate refresh" in err
+    config = Path(home.uri) / "config.toml"
+    config.write_text(config.read_text() + "\n[encodr]\nmodel = 'x'\n")
+    code, out, err = tapstate("--home", home.uri, "train", "--steps", "1")
+    assert (code, out) == (2, "")
+    assert "encodr" in err
+
+
+def test_a_conflict_leaves_with_its_own_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def lose() -> None:
+        raise ConflictError("another [refresh] made version 3", mend="tapstate refresh")
+
+    monkeypatch.setattr(cli, "app", lose)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 4
+    assert "another [refresh] made version 3" in capsys.readouterr().err
+
+
+def test_a_real_process(spawn: Spawn, tmp_path: Path) -> None:
+    process = spawn("-m", "flows.cli", "versions", TAPSTATE_HOME=str(tmp_path / "none"))
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    assert "init" in err
+    assert "Traceback" not in err
+
+
+def test_reading_commands_start_without_heavy_machinery(spawn: Spawn, home: Home) -> None:
+    code = f"""
+import sys
+sys.argv = ["tapstate", "--home", {home.uri!r}, "versions", "-o", "json"]
+from flows.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print(sorted({{"torch", "prefect", "apache_beam", "transformers"}} & set(sys.modules)))
+"""
+    out, err = spawn("-c", code).communicate()
+    assert out == "[]\n[]\n", err

@@ -1,0 +1,111 @@
+"""The night under real Prefect, and what it costs in memory."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import CheckError
+from schemas.records import IngestRecord
+from store.home import Home
+from store.versions import current
+
+Put = Callable[..., IngestRecord]
+SUMMARY = ["version", "parent", "users", "users_changed", "events_new", "texts_encoded", "cache_hits", "seconds", "promoted"]
+PEAK = """
+import json, resource, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from pipelines.ingest import ingest
+from pipelines.refresh import Refresh
+from pipelines.sources.table import TableSource
+from schemas.config import parse
+from store.home import Home
+
+where, config, users = sys.argv[1], sys.argv[2], int(sys.argv[3])
+home, _ = Home.create(where, parse(Path(config).read_text()))
+file = Path(where) / "events.jsonl"
+with file.open("w") as out:
+    for user in range(users):
+        for i in range(5):
+            out.write(json.dumps({"user_id": f"u{user}", "ts": 1700000000 + i, "text": f"t {(user + i) % 50}"}) + "\\n")
+if sys.argv[4] == "refresh":
+    refresh = Refresh(home)
+    folder, plan = refresh.plan()
+    refresh.commit(folder, plan, refresh.encode(plan), refresh.update(folder, plan), datetime.now(UTC))
+else:
+    ingest(home, TableSource([str(file)]), historical=True)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        for name, value in {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_LOGGING_LEVEL": "ERROR"}.items():
+            patch.setenv(name, value)
+        from prefect.testing.utilities import prefect_test_harness
+
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
+def rows(users: int, text: str = "t") -> list[dict[str, Any]]:
+    return [{"user_id": f"u{user}", "ts": 1_700_000_000 + i, "text": f"{text} {i}"} for user in range(users) for i in range(3)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_nights(home: Home, put: Put) -> None:
+    from flows.nightly import nightly
+
+    put(home, rows(10))
+    first = nightly(home.uri)
+    assert list(first) == SUMMARY
+    assert {k: v for k, v in first.items() if k != "seconds"} == {
+        "version": 1, "parent": None, "users": 10, "users_changed": 10, "events_new": 30, "texts_encoded": 3,
+        "cache_hits": 0, "promoted": True,
+    }  # fmt: skip
+    quiet = nightly(home.uri)
+    assert list(quiet) == SUMMARY
+    assert (quiet["version"], quiet["users"], quiet["users_changed"], quiet["events_new"], quiet["promoted"]) == (1, 10, 0, 0, True)
+    put(home, [{**rows(1)[0], "event_id": "x", "user_id": "new"}])
+    second = nightly(home.uri)
+    assert (second["version"], second["parent"], second["users"], second["promoted"]) == (2, 1, 11, True)
+    assert current(home, "production") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_failed_check_keeps_the_version_back(home: Home, put: Put) -> None:
+    from flows.nightly import nightly
+
+    put(home, [{**row, "event_id": f"e{n}"} for n, row in enumerate(rows(10))])
+    nightly(home.uri)
+    gone = [{"user_id": row["user_id"], "event_id": f"e{n}", "op": "delete"} for n, row in enumerate(rows(10)) if row["user_id"] < "u5"]
+    put(home, gone)
+    with pytest.raises(CheckError, match=r"version 2 is kept but not promoted: coverage is 0\.5, the line is 0\.95"):
+        nightly(home.uri)
+    assert Home(home.uri).versions.last() == 2
+    assert current(home, "production") == 1
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(home: Home, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+    """Four times the users, the same peak within 1.5 times."""
+    config = Path(home.uri) / "config.toml"
+    config.write_text(config.read_text().replace("shard_events = 64 ", "shard_events = 8192 "))
+    peaks = []
+    for users in (5_000, 20_000):
+        for step in ("ingest", "refresh"):
+            process = spawn("-c", PEAK, str(tmp_path / str(users)), str(config), str(users), step, OMP_NUM_THREADS="1")
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+        peaks.append(int(out))
+    assert peaks[1] <= 1.5 * peaks[0], json.dumps({"peaks_kib": peaks, "cpus": os.cpu_count()})
+    assert Home(str(tmp_path / "20000")).versions.get(1).users == 20_000  # type: ignore[union-attr]
