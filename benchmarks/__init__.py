@@ -1,0 +1,1 @@
+"""What produced every figure in the docs, one command each."""
