@@ -52,7 +52,8 @@ def _server(port: int) -> Iterator[None]:
         return
     base = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Its own session: Ctrl-C stops the schedule first, which still needs its server to say so.
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         _wait(server, f"{base}/api/health")
         os.environ["PREFECT_API_URL"] = f"{base}/api"
@@ -60,7 +61,10 @@ def _server(port: int) -> Iterator[None]:
         yield
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def _wait(server: subprocess.Popen[bytes], health: str) -> None:
