@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from encoders.examples import DAY, Examples
+from encoders.tuning import Lessons
 from pipelines.plan import shards_by
 from pipelines.update import seconds
 from schemas.config import Config
@@ -100,18 +101,18 @@ def build_examples(events: pl.DataFrame, cache: Embeddings, config: Config) -> E
     )
 
 
-def tuning_pairs(events: pl.DataFrame, cache: Embeddings, config: Config) -> tuple[list[str], list[str]]:
-    """Prompts and targets to tune an LLM on: of the tuning users, before the time that heads are judged on.
+def tuning_pairs(events: pl.DataFrame, cache: Embeddings, config: Config) -> Lessons:
+    """What to tune an LLM on: of the tuning users, before the time that heads are judged on.
 
     A third of the prompts show up to ``SHOWN`` earlier events of the user, those most like the query among the last ``REACH``; in another
-    third the query itself is shown with some other event's target, which is then the answer. An LLM that never had to make use of
-    what it was told cannot be steered by a prefix either (measured: not even by a learned table of the answers).
+    third, the told ones, the query itself is shown with some other event's target, which is then the answer. An LLM that never had to
+    make use of what it was told cannot be steered by a prefix either (measured: not even by a learned table of the answers).
     """
     mine = events.filter(tuning_users())
     pool = mine if len(mine) >= 100 else events
     pool = pool.filter(pl.col("ts") < events["ts"].quantile(1 - config.train.held_out))
     if not events["target"].is_not_null().any():
-        return [""] * len(pool), pool["text"].str.slice(0, MAX_CHARACTERS).to_list()
+        return Lessons([""] * len(pool), pool["text"].str.slice(0, MAX_CHARACTERS).to_list(), np.zeros(len(pool), bool))
     pool = pool.filter(pl.col("target").is_not_null())
     rng = np.random.default_rng(config.seed)
     if len(pool) > config.train.max_examples:
@@ -131,7 +132,7 @@ def tuning_pairs(events: pl.DataFrame, cache: Embeddings, config: Config) -> tup
     for i in np.flatnonzero(kind == 2):
         targets[i] = answers[told[i]]
         prompts[i] = render(config.llm.item, texts[i], targets[i]) + prompts[i]
-    return prompts.tolist(), targets
+    return Lessons(prompts.tolist(), targets, kind == 2)
 
 
 def _similar(vectors: npt.NDArray[np.float16], user: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ from encoders.export import export_head, export_query_encoder
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
 from encoders.training import train
-from encoders.tuning import small_causal, tune
+from encoders.tuning import Lessons, small_causal, tune
 from pipelines.encode import encode_events
 from pipelines.engines import Local
 from pipelines.examples import build_examples, read_events, tuning_pairs, tuning_users
@@ -23,7 +23,7 @@ from store.home import Home
 from store.models import Models
 
 #: Learning rate of the LLM that is made on the spot, from random weights.
-TUNING_RATE = 5e-3
+TUNING_RATE = 3e-3
 #: Prompts and targets that its vocabulary is learned from.
 VOCABULARY_TEXTS = 20_000
 
@@ -56,7 +56,7 @@ def fit(home: Home, config: Config, *, meter: Meter | None = None) -> Fitted:
     events = read_events(log, config, until)
     cache = Embeddings(home, encoder.fingerprint, encoder.dim)
     own = not config.llm.model
-    llm = _own_llm(home, config, *tuning_pairs(events, cache, config), meter) if own else FrozenLLM.load(config.llm)
+    llm = _own_llm(home, config, tuning_pairs(events, cache, config), meter) if own else FrozenLLM.load(config.llm)
     others = events.filter(~tuning_users())
     # A home so small that one side of the split is empty trains on everybody.
     examples = build_examples(others if own and others["user_id"].n_unique() > 10 else events, cache, config)
@@ -82,7 +82,7 @@ def fit(home: Home, config: Config, *, meter: Meter | None = None) -> Fitted:
     return Fitted(name, head_name, described, trained.metrics)
 
 
-def _own_llm(home: Home, config: Config, prompts: list[str], targets: list[str], meter: Meter) -> FrozenLLM:
+def _own_llm(home: Home, config: Config, lessons: Lessons, meter: Meter) -> FrozenLLM:
     """The LLM made from the home's events: the one made before, or a new one, kept under ``models``."""
     models = Models(home)
     held = home.objects.get("current/llm")
@@ -94,9 +94,8 @@ def _own_llm(home: Home, config: Config, prompts: list[str], targets: list[str],
             pass
     meter.start("tune LLM", config.train.llm_steps, "steps")
     llm = tune(
-        lambda: small_causal([*prompts[:VOCABULARY_TEXTS], *targets[:VOCABULARY_TEXTS]]),
-        prompts,
-        targets,
+        lambda: small_causal([*lessons.prompts[:VOCABULARY_TEXTS], *lessons.targets[:VOCABULARY_TEXTS]]),
+        lessons,
         config.llm,
         prefix_length=config.train.prefix_length,
         steps=config.train.llm_steps,

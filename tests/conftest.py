@@ -49,12 +49,11 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def new_home(tmp_path: Path, tiny_encoder: Path) -> Callable[..., Home]:
-    """Makes homes by name; ``shard_events`` says how they cut their nights."""
+    """Makes homes by name; ``shard_events`` says how they cut their nights, ``sections`` are other sections of the configuration."""
 
-    def make(name: str = "home", *, shard_events: int = 64, tide: TideConfig = TIDE) -> Home:
-        config = Config(
-            encoder=EncoderConfig(model=str(tiny_encoder), max_tokens=32), tide=tide, refresh=RefreshConfig(shard_events=shard_events)
-        )
+    def make(name: str = "home", *, shard_events: int = 64, tide: TideConfig = TIDE, **sections: Any) -> Home:
+        encoder = EncoderConfig(model=str(tiny_encoder), max_tokens=32)
+        config = Config(encoder=encoder, tide=tide, refresh=RefreshConfig(shard_events=shard_events), **sections)
         return Home.create(name if "://" in name else str(tmp_path / name), config)[0]
 
     return make
