@@ -110,7 +110,7 @@ def tuning_pairs(events: pl.DataFrame, cache: Embeddings, config: Config) -> Les
     """
     mine = events.filter(tuning_users())
     pool = mine if len(mine) >= 100 else events
-    pool = pool.filter(pl.col("ts") < events["ts"].quantile(1 - config.train.held_out))
+    pool = pool.filter(pl.col("ts") <= events["ts"].quantile(1 - config.train.held_out, "lower"))
     if not events["target"].is_not_null().any():
         return Lessons([""] * len(pool), pool["text"].str.slice(0, MAX_CHARACTERS).to_list(), np.zeros(len(pool), bool))
     pool = pool.filter(pl.col("target").is_not_null())

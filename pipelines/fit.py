@@ -56,10 +56,10 @@ def fit(home: Home, config: Config, *, meter: Meter | None = None) -> Fitted:
     events = read_events(log, config, until)
     cache = Embeddings(home, encoder.fingerprint, encoder.dim)
     own = not config.llm.model
-    llm = _own_llm(home, config, tuning_pairs(events, cache, config), meter) if own else FrozenLLM.load(config.llm)
     others = events.filter(~tuning_users())
     # A home so small that one side of the split is empty trains on everybody.
     examples = build_examples(others if own and others["user_id"].n_unique() > 10 else events, cache, config)
+    llm = _own_llm(home, config, tuning_pairs(events, cache, config), meter) if own else FrozenLLM.load(config.llm)
     meter.start("train", config.train.steps, "steps")
     trained = train(examples, llm, config, lambda done, figures: meter.advance("train", done, **figures))
     meter.finish("train")
