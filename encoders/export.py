@@ -75,15 +75,31 @@ def export_query_encoder(encoder: TextEncoder, adapter: QueryAdapter) -> bytes:
     Raises:
         ParityError: as ``export_head``.
     """
-    # A copy: the encoder keeps its device and precision.
-    graph = copy.deepcopy(QueryGraph(encoder, adapter)).float().cpu().eval()
+    graph = _query_graph(encoder, adapter)
     axes = [{0: "batch", 1: "tokens"}] * 2
     rng = np.random.default_rng(0)
     samples = []
     for batch, tokens in ((3, 9), (1, 2), (1, 33), (6, 17)):
         mask = (np.arange(tokens)[None] < rng.integers(1, tokens + 1, batch)[:, None]).astype(np.int64)
-        samples.append([rng.integers(1000, 2000, (batch, tokens)), mask])
+        samples.append([rng.integers(0, len(encoder.tokenizer), (batch, tokens)), mask])
     return _export(graph, ["input_ids", "attention_mask"], "query", axes, samples)
+
+
+@torch.no_grad()
+def query_embedding(encoder: TextEncoder, adapter: QueryAdapter, text: str) -> Tensor:
+    """What ``query_encoder.onnx`` gives for ``text``, by torch: float32 ``[1, dim]``.
+
+    Not ``encoder.encode``: its vectors are rounded for the cache, which a head's attention can amplify beyond any tolerance.
+    """
+    graph = _query_graph(encoder, adapter)
+    tokens = encoder.tokenizer(text, truncation=True, max_length=encoder.max_tokens, return_tensors="pt")
+    found: Tensor = graph(tokens["input_ids"], tokens["attention_mask"])
+    return found
+
+
+def _query_graph(encoder: TextEncoder, adapter: QueryAdapter) -> QueryGraph:
+    """A copy on the CPU in float32: the encoder keeps its device and precision."""
+    return copy.deepcopy(QueryGraph(encoder, adapter)).float().cpu().eval()
 
 
 def _head_sample(graph: HeadGraph, spec: StateSpec, query_dim: int, batch: int, items: int) -> list[Any]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from encoders.checkpoint import load_head
+from encoders.export import query_embedding
 from encoders.personalizer import Head
 from encoders.text import TextEncoder
 from pipelines.meter import Meter, Silent
@@ -61,8 +62,7 @@ def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Met
         files = write_states(workplace, States(home, version.aggregator, spec), spec, version, lambda n: meter.advance("bundle", n))
         for file in CARRIED:
             shutil.copyfile(head_files / file, workplace / file)
-        query = torch.from_numpy(encoder.encode([GOLDEN_QUERY])).float()
-        golden = _golden(workplace, files, spec, head, adapter(query), version)
+        golden = _golden(workplace, files, spec, head, query_embedding(encoder, adapter, GOLDEN_QUERY), version)
         (workplace / "golden.json").write_text(json.dumps(golden))
         made = provenance()
         llm = configuration["llm"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders import export
-from encoders.export import export_head, export_query_encoder
+from encoders.export import export_head, export_query_encoder, query_embedding
 from encoders.head import TideHead
 from encoders.personalizer import EventBatch
 from encoders.text import TextEncoder
@@ -159,3 +159,14 @@ def test_export_leaves_the_encoder_as_it_was(tiny_encoder_dir: Path, precision: 
     export_query_encoder(encoder, random_adapter(encoder.dim))
     assert encoder.encode(["some text", "another"]).tobytes() == before.tobytes()
     assert encoder.fingerprint == TextEncoder(config).fingerprint
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_expected_query_embeddings_are_not_rounded(tiny_encoder_dir: Path, precision: str) -> None:
+    """A head's attention amplifies a float16's rounding: golden answers made from cached vectors were off by 1e-3."""
+    encoder = TextEncoder(EncoderConfig(model=str(tiny_encoder_dir), precision=precision))
+    adapter = random_adapter(encoder.dim)
+    graph = session(export_query_encoder(encoder, adapter))
+    ids = encoder.tokenizer("some text", return_tensors="np")
+    served = graph.run(None, {name: ids[name].astype(np.int64) for name in ("input_ids", "attention_mask")})[0]
+    np.testing.assert_allclose(query_embedding(encoder, adapter, "some text").numpy(), served, rtol=0, atol=2e-6)
