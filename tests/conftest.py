@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import settings
 
 from pipelines.ingest import ingest
 from pipelines.refresh import Refresh
@@ -22,6 +23,10 @@ from store.events import EventLog
 from store.home import Home
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The same examples on every run, so that a red run is about the change; HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, max_examples=1_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 ROOT = Path(__file__).parents[1]
 TIDE = TideConfig(slots=4, dim=16, window=5, hidden=16)
 
