@@ -6,14 +6,16 @@ LanceDB is the catalogue and what readers open; pylance writes, since it alone t
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lance
-import lancedb
 import pyarrow as pa
 from pyarrow.compute import Expression
 
 from schemas.errors import HomeError
+
+if TYPE_CHECKING:
+    import lancedb
 
 #: Rows of one batch of a scan.
 BATCH_ROWS = 16_384
@@ -31,9 +33,11 @@ class Tables:
         self._database: lancedb.DBConnection | None = None
 
     @property
-    def database(self) -> lancedb.DBConnection:
-        """The connection, opened on first use."""
+    def database(self) -> "lancedb.DBConnection":
+        """The connection, opened on first use; its package takes over a second to import, which reading does not need."""
         if self._database is None:
+            import lancedb
+
             self._database = lancedb.connect(self.uri)
         return self._database
 
