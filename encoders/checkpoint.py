@@ -40,9 +40,9 @@ def load_aggregator(directory: Path, encoder: str | None = None) -> Aggregator:
         aggregator = Tide(TideConfig(**configuration["tide"]), configuration["text_dim"])
     if encoder is not None and made_with != encoder:
         raise CompatibilityError(
-            f"the aggregator was made with encoder {made_with[:12]}, the configuration gives encoder {encoder[:12]}",
+            f"aggregator {directory.name[:12]} was made with encoder {made_with[:12]}, the one found is encoder {encoder[:12]}",
             where=str(directory),
-            mend="set encoder.* in config.toml back, or run: tapstate train",
+            mend="put that encoder's model back where it was (encoder.* of config.toml; tapstate lines), or run: tapstate train",
         )
     _load(aggregator, directory)
     return aggregator

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.commands import bundle, demo, deploy, ingest, init, refresh, show, train, versions
+from flows.commands import bundle, demo, deploy, diff, history, ingest, init, lines, promote, refresh, show, train, versions
 from flows.console import stderr
 from schemas.errors import TapstateError
 
@@ -49,7 +49,12 @@ app.add_typer(ingest.app, name="ingest")
 app.command("train")(train.train)
 app.command("refresh")(refresh.refresh)
 app.command("versions")(versions.versions)
+app.command("lines")(lines.lines)
 app.command("show")(show.show)
+app.command("history")(history.history)
+app.command("diff")(diff.diff)
+app.command("promote")(promote.promote)
+app.command("rollback")(promote.rollback)
 app.command("bundle")(bundle.bundle)
 app.command("demo")(demo.demo)
 app.command("deploy")(deploy.deploy)

@@ -11,15 +11,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from flows.console import Bars
+from flows.console import Bars, note
 from pipelines.checks import complaint
 from pipelines.publish import publish
 from pipelines.refresh import Refresh
 from schemas.errors import CheckError, ConflictError, TapstateError
 from schemas.records import VersionRecord
 from store.home import Home
+from store.lines import CANDIDATE, Lines
 from store.models import Models
-from store.versions import PRODUCTION, current, promote
+from store.versions import PRODUCTION, current, held, promote
 
 T = TypeVar("T")
 
@@ -43,24 +44,41 @@ def _stage(name: str, work: Callable[[], T]) -> T:
 
 
 @flow(name="nightly", persist_result=False)
-def nightly(home: str, full: bool = False, bundle: bool = True) -> dict[str, Any]:
-    """Refresh a home's line: plan, encode, update, commit and check, promote, bundle.
+def nightly(home: str, full: bool = False, bundle: bool = True, line: str | None = None) -> dict[str, Any]:
+    """Refresh a home's lines, production's first: plan, encode, update, commit and check, promote, bundle.
 
     Args:
         home: directory or object-store URI of the home.
         full: rebuild every user from all events.
         bundle: also publish a serving bundle, where a trained head fits.
+        line: refresh this one alone: ``production``, ``candidate`` or the beginning of its hash.
 
     Returns:
-        ``version, parent, users, users_changed, events_new, texts_encoded, cache_hits, seconds, promoted``.
+        ``version, parent, users, users_changed, events_new, texts_encoded, cache_hits, seconds, promoted`` of production's line or of
+        ``line``; where there is a candidate beside production, the same of it under ``candidate``.
 
     Raises:
-        CheckError: a check failed; the version is there, not promoted.
+        CheckError: a check failed; the version is there, not promoted. Every line had its turn.
     """
+    lines = Lines(Home(home))
+    names = [lines.find(line)] if line else lines.live()
+    found: list[dict[str, Any]] = []
+    failed: CheckError | None = None
+    for name in names:
+        try:
+            found.append(_refresh(home, name, full=full, bundle=bundle))
+        except CheckError as error:
+            failed = failed or error
+    if failed:
+        raise failed
+    return {**found[0], **({CANDIDATE: found[1]} if len(found) > 1 else {})}
+
+
+def _refresh(home: str, line: str | None, *, full: bool, bundle: bool) -> dict[str, Any]:
     began, started = time.monotonic(), datetime.now(UTC)
     with Bars() as meter:
         place = Home(home)
-        refresh = Refresh(place, full=full, meter=meter)
+        refresh = Refresh(place, full=full, line=line, meter=meter)
         planned = _stage("plan", refresh.plan)
         if planned is None:
             assert refresh.parent is not None
@@ -99,20 +117,31 @@ def _check(version: VersionRecord) -> None:
         raise CheckError(
             f"version {version.number} is kept but not promoted: {wrong}",
             where=f"version {version.number}",
-            mend="look at it with tapstate versions; change checks.* in config.toml if the line is wrong, then tapstate refresh --full",
+            mend=f"look with tapstate diff {version.parent or version.number} {version.number}; if it is as it should be: "
+            f"tapstate promote {version.number} --reason …, and change checks.* in config.toml",
         )
 
 
 def _promote(home: Home, version: VersionRecord) -> bool:
-    """Let ``production`` name the version, unless it names a newer one by now."""
-    named = current(home, PRODUCTION)
+    """Let the line's alias name the version, unless it names a newer one by now; whether that alias is ``production``."""
+    production = Lines(home).production()
+    # An untrained line serves nobody: the next line takes its place.
+    ours = production is None or not production.trained or production.aggregator == version.aggregator
+    alias = PRODUCTION if ours else CANDIDATE
+    if back := held(home, alias):
+        note(
+            f"{alias} stays at version {back.version}, where {back.created_by} put it back ({back.reason}); "
+            f"tapstate promote {version.number} --reason … ends that"
+        )
+        return False
+    named = current(home, alias)
     if named is not None and named >= version.number:
-        return named == version.number
+        return ours and named == version.number
     try:
-        promote(home, version.number, expected=named, reason="nightly refresh, checks passed")
+        promote(home, version.number, alias=alias, expected=named, reason="nightly refresh, checks passed")
     except ConflictError:
         return False
-    return True
+    return ours
 
 
 def _artifacts(version: VersionRecord) -> None:

@@ -1,4 +1,4 @@
-"""Fit: train an aggregator and a head on a home's events, export the head, and let the next refresh use them."""
+"""Fit: train an aggregator and a head on a home's events, export the head, and open a line with them."""
 
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from schemas.errors import NotFoundError
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home
+from store.lines import Lines
 from store.models import Models
 
 #: Learning rate of the LLM that is made on the spot, from random weights.
@@ -78,7 +79,7 @@ def fit(home: Home, config: Config, *, meter: Meter | None = None) -> Fitted:
     models.save(name, files)
     models.save(head_name, head_files)
     models.use_head(name, head_name)
-    models.use_aggregator(name)
+    Lines(home).open(name, config.encoder, reason=f"trained against {described['model']}, seed {config.seed}")
     return Fitted(name, head_name, described, trained.metrics)
 
 

@@ -36,7 +36,7 @@ def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Met
 
     Raises:
         NotFoundError: no head was trained for the version's aggregator.
-        CompatibilityError: the head in use names another aggregator.
+        CompatibilityError: the head in use names another aggregator, or ``encoder`` is not the version's.
     """
     meter, models = meter or Silent(), Models(home)
     name = models.current_head(version.aggregator)
@@ -45,6 +45,12 @@ def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Met
             f"no head fits aggregator {version.aggregator[:12]}",
             where=f"version {version.number}",
             mend="tapstate train, then tapstate refresh",
+        )
+    if encoder.fingerprint != version.encoder:
+        raise CompatibilityError(
+            f"version {version.number} was made with encoder {version.encoder[:12]}, the one found is encoder {encoder.fingerprint[:12]}",
+            where=home.uri,
+            mend="put that encoder's model back where it was: tapstate lines tells where",
         )
     head_files = models.directory(name)
     head, adapter, configuration = load_head(head_files)

@@ -14,16 +14,19 @@ from encoders.checkpoint import load_aggregator, pack_aggregator
 from encoders.personalizer import Aggregator, new_aggregator
 from encoders.text import TextEncoder
 from pipelines.checks import check_version
+from pipelines.drift import prefix_ratio
 from pipelines.encode import Encoded, encode_events
 from pipelines.engines import Engine, Local
 from pipelines.meter import Meter, Silent
 from pipelines.plan import plan_refresh
 from pipelines.update import Shifted, Updater
 from schemas.errors import ConflictError, NotFoundError
-from schemas.records import Plan, Shard, VersionRecord
+from schemas.records import CheckResult, Plan, Shard, VersionRecord
+from store.comparison import View, compare
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home, provenance
+from store.lines import Lines
 from store.models import Models
 from store.states import States
 from store.versions import newest
@@ -31,35 +34,38 @@ from store.versions import newest
 
 @dataclass
 class Refresh:
-    """One refresh of one home's current line.
+    """One refresh of one line of a home.
 
     Args:
         home: the home.
         full: rebuild every user from all events.
+        line: the line's aggregator; the newest line's by default.
         engine: where shards run.
         meter: who is told of progress.
     """
 
     home: Home
     full: bool = False
+    line: str | None = None
     engine: Engine = field(default_factory=Local)
     meter: Meter = field(default_factory=Silent)
 
     def __post_init__(self) -> None:
         self.log = EventLog(self.home)
         self.models = Models(self.home)
+        self.lines = Lines(self.home)
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        """The configured text encoder."""
-        return TextEncoder(self.home.config.encoder)
+        """The line's text encoder; the configured one before any training."""
+        return TextEncoder(self.lines.encoder(self.line or self.lines.newest()))
 
     @cached_property
     def aggregator_hash(self) -> str:
-        """The line that is refreshed: the aggregator in use; an untrained one, from the configured seed, before any training."""
-        current = self.models.current_aggregator()
-        if current:
-            return current
+        """The aggregator of the line that is refreshed: an untrained one, from the configured seed, before any training."""
+        known = self.line or self.lines.newest()
+        if known:
+            return known
         aggregator = new_aggregator(self.home.config, self.encoder.dim)
         name, files = pack_aggregator(aggregator, self.encoder.fingerprint, trained=False)
         self.models.save(name, files)
@@ -67,7 +73,7 @@ class Refresh:
 
     @cached_property
     def aggregator(self) -> Aggregator:
-        """The line's aggregator, refused if the configured encoder is not its own."""
+        """The line's aggregator, refused if the encoder that is found is not its own."""
         return load_aggregator(self.models.directory(self.aggregator_hash), self.encoder.fingerprint)
 
     @cached_property
@@ -133,15 +139,16 @@ class Refresh:
         States(self.home, self.aggregator_hash, self.aggregator.spec).commit(plan.run, [f for s in shards for f in s.fragments])
         base = parent if plan.kind == "update" else None
         users = sum(s.users for s in shards) + (base.users if base else 0)
+        runs = (*(base.runs if base else ()), plan.run)
         known = self.log.known_at_max(self.home.ingests.range(0, plan.last_ingest))
         fields = {
             **provenance(),
             "aggregator": self.aggregator_hash,
             "encoder": self.encoder.fingerprint,
             "personalizer": self.home.config.personalizer,
-            "trained": self.models.current_aggregator() == self.aggregator_hash,
+            "trained": self.models.about(self.aggregator_hash)["trained"],
             "parent": parent.number if parent else None,
-            "runs": (*(base.runs if base else ()), plan.run),
+            "runs": runs,
             "last_ingest": plan.last_ingest,
             "as_of": datetime.fromtimestamp(known, UTC) if known else started,
             "users": users,
@@ -151,7 +158,7 @@ class Refresh:
             "texts_encoded": encoded.texts,
             "cache_hits": encoded.hits,
             "seconds": round((datetime.now(UTC) - started).total_seconds(), 3),
-            "checks": check_version(self.home.config.checks, users, parent, shards),
+            "checks": self._check(plan, runs, users, shards),
         }
         seen = self.home.versions.last()
         while True:
@@ -167,3 +174,20 @@ class Refresh:
                 self.home.objects.delete(folder)
                 return record
             seen = self.home.versions.last()
+
+    def _check(self, plan: Plan, runs: tuple[int, ...], users: int, shards: Sequence[Shifted]) -> tuple[CheckResult, ...]:
+        """Figures of the states that are about to become a version, before its record says so."""
+        spec, config, head = self.aggregator.spec, self.home.config, self.models.current_head(self.aggregator_hash)
+        states = States(self.home, self.aggregator_hash, spec)
+        after = View(states, spec, runs, users)
+        before = View(states, spec, self.parent.runs, self.parent.users) if self.parent else None
+        # A line's first version must cover production's users.
+        covered = self.parent or self.lines.production()
+        return check_version(
+            config.checks,
+            users,
+            covered.users if covered else 0,
+            shards,
+            compare(before, after, seed=config.seed) if before else None,
+            prefix_ratio(self.models.directory(head), after, config.seed) if head else None,
+        )

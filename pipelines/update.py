@@ -35,6 +35,7 @@ class Shifted:
         users, events: by how much the version's users and events differ from the parent's because of this shard.
         new_events: events the shard consumed.
         bad: written states with NaN or infinity where none may be.
+        zero: written states of users with events whose vector is zero.
         norm_median, norm_max: of the written states' vectors.
     """
 
@@ -46,6 +47,7 @@ class Shifted:
     bad: int
     norm_median: float
     norm_max: float
+    zero: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Updater:
             bad=int((~np.isfinite(norms)).sum()),
             norm_median=float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0,
             norm_max=float(norms[np.isfinite(norms)].max(initial=0.0)),
+            zero=int(((norms == 0) & (counts > 0)).sum()),
         )
 
     def _none(self) -> pa.Table:

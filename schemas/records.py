@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.config import EncoderConfig
+
 FORMAT = 1
 
 
@@ -89,6 +91,15 @@ class AliasRecord(NumberedRecord):
     name: str
     version: int
     expected: int | None
+    reason: str
+    rollback: bool = False
+
+
+class LineRecord(NumberedRecord):
+    """``lines/<n>.json``: makes an aggregator's line the newest one; ``encoder`` is how its texts are encoded."""
+
+    aggregator: str
+    encoder: EncoderConfig
     reason: str
 
 

@@ -72,6 +72,17 @@ class StateSpec:
         columns = [c for c in self.columns if c.head or not bundle]
         return pa.schema([pa.field(c.name, c.arrow(c.bundle_dtype if bundle else None), nullable=False) for c in columns])
 
+    @property
+    def vector_columns(self) -> list[str]:
+        """The user columns that make up a user's vector: those that hold arrays of float32."""
+        return [c.name for c in self.columns if c.per == "user" and c.shape and c.dtype == "float32"]
+
+    def vectors(self, table: pa.Table) -> npt.NDArray[np.float32]:
+        """Each user's vector, float32 ``[n, width]``: what distances between states are measured on."""
+        columns = (table.column(name).combine_chunks() for name in self.vector_columns)
+        parts = [column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1) for column in columns]
+        return np.concatenate(parts, 1) if parts else np.zeros((table.num_rows, 0), np.float32)
+
     def to_json(self) -> dict[str, Any]:
         """The spec as plain data; an infinite ``empty`` is written as text, since JSON has none."""
         columns = [{**asdict(c), "empty": str(c.empty)} for c in self.columns]

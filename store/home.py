@@ -10,13 +10,11 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from schemas.config import Config, parse, render
-from schemas.errors import CorruptError, HomeError
-from schemas.records import FORMAT, AliasRecord, HomeRecord, IngestRecord, VersionRecord
+from schemas.errors import HomeError
+from schemas.records import FORMAT, AliasRecord, HomeRecord, IngestRecord, LineRecord, VersionRecord
 from store.objects import Objects
-from store.records import Ledger
+from store.records import Ledger, read_record
 from store.tables import Tables
 
 CONFIG = "config.toml"
@@ -51,7 +49,7 @@ class Home:
         uri: where it is.
         objects: its small objects.
         tables: its Lance tables.
-        ingests, versions: its ledgers.
+        ingests, versions, lines: its ledgers.
     """
 
     def __init__(self, uri: str) -> None:
@@ -67,19 +65,18 @@ class Home:
         if data is None:
             raise HomeError("no tapstate home there", where=uri, mend=f"tapstate --home {shlex.quote(uri)} init")
         self.uri = self.objects.uri
-        try:
-            self.record = HomeRecord.model_validate_json(data)
-        except ValidationError as error:
-            raise CorruptError("home.json is not a home's record", where=self.uri, mend="restore home.json from a backup") from error
+        self.record = read_record(HomeRecord, data, f"{self.uri}/home.json")
         if self.record.format != FORMAT:
             raise HomeError(
-                f"home of format {self.record.format}, this release opens format {FORMAT}",
+                f"the home has format {self.record.format}, written by tapstate {self.record.code}; this is tapstate {code_version()}, "
+                f"which opens format {FORMAT}",
                 where=self.uri,
-                mend="install the matching release of tapstate",
+                mend=f"pip install --upgrade 'tapstate>={self.record.code}'",
             )
         self.tables = Tables(self.uri)
         self.ingests = Ledger(self.objects, "ingests", IngestRecord)
         self.versions = Ledger(self.objects, "versions", VersionRecord)
+        self.lines = Ledger(self.objects, "lines", LineRecord)
 
     @classmethod
     def create(cls, uri: str, config: Config) -> tuple["Home", bool]:

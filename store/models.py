@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import NotFoundError
 from schemas.states import StateSpec
@@ -51,27 +52,25 @@ class Models:
         Raises:
             NotFoundError: no such aggregator.
         """
+        return StateSpec.from_json(self.about(aggregator)["spec"])
+
+    def about(self, aggregator: str) -> dict[str, Any]:
+        """What an aggregator says of itself: ``encoder`` (a fingerprint), ``trained``, ``spec`` and its shape.
+
+        Raises:
+            NotFoundError: no such aggregator.
+        """
         data = self.home.objects.get(f"models/{aggregator}/aggregator.json")
         if data is None:
             raise NotFoundError(f"no aggregator {aggregator[:12]}", where=self.home.uri, mend="tapstate train")
-        return StateSpec.from_json(json.loads(data)["spec"])
-
-    def current_aggregator(self) -> str | None:
-        """Hash of the aggregator that the next refresh uses, if any."""
-        return self._pointer("current/aggregator")
-
-    def use_aggregator(self, name: str) -> None:
-        """Let the next refresh use aggregator ``name``."""
-        self.home.objects.put("current/aggregator", name.encode())
+        found: dict[str, Any] = json.loads(data)
+        return found
 
     def current_head(self, aggregator: str) -> str | None:
         """Hash of the head that bundles of this aggregator's versions get, if any."""
-        return self._pointer(f"current/heads/{aggregator}")
+        data = self.home.objects.get(f"current/heads/{aggregator}")
+        return data.decode() if data else None
 
     def use_head(self, aggregator: str, name: str) -> None:
         """Let bundles of this aggregator's versions get head ``name``."""
         self.home.objects.put(f"current/heads/{aggregator}", name.encode())
-
-    def _pointer(self, path: str) -> str | None:
-        data = self.home.objects.get(path)
-        return data.decode() if data else None

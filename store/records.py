@@ -4,15 +4,42 @@ Tables only grow by appends; a record, written put-if-absent under the next free
 loser of a number re-reads and tries the next, or stops.
 """
 
+import json
 from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from schemas.errors import CorruptError
-from schemas.records import NumberedRecord
+from schemas.errors import CorruptError, HomeError
+from schemas.records import NumberedRecord, Record
 from store.objects import Objects
 
 R = TypeVar("R", bound=NumberedRecord)
+Kind = TypeVar("Kind", bound=Record)
+
+
+def read_record(kind: type[Kind], data: bytes, where: str) -> Kind:
+    """The record that ``data`` holds. One with fields that this release does not know is refused, not half understood: they may
+    say what must not be read any more.
+
+    Raises:
+        HomeError: a later release wrote it; names that release.
+        CorruptError: it is not that record.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        problems = error.errors()
+        if all(problem["type"] == "extra_forbidden" for problem in problems):
+            names = ", ".join(sorted(".".join(map(str, problem["loc"])) for problem in problems))
+            release = json.loads(data).get("code", "unknown")
+            raise HomeError(
+                f"a later release, tapstate {release}, wrote this record; this one does not know its {names}",
+                where=where,
+                mend=f"pip install --upgrade 'tapstate>={release}'",
+            ) from error
+        raise CorruptError(
+            f"not a valid record: {problems[0]['msg']}", where=where, mend="restore the file from a backup of the home"
+        ) from error
 
 
 class Ledger(Generic[R]):
@@ -42,6 +69,7 @@ class Ledger(Generic[R]):
 
         Raises:
             CorruptError: it is there but not that record.
+            HomeError: a later release wrote it.
         """
         if number not in self._read:
             path = f"{self.folder}/{number}.json"
@@ -49,10 +77,7 @@ class Ledger(Generic[R]):
             if data is None:
                 return None
             where, mend = f"{self.objects.uri}/{path}", "restore the file from a backup of the home"
-            try:
-                record = self.kind.model_validate_json(data)
-            except ValidationError as error:
-                raise CorruptError(f"not a valid record: {error.errors()[0]['msg']}", where=where, mend=mend) from error
+            record = read_record(self.kind, data, where)
             if record.number != number:
                 raise CorruptError(f"the record says it is number {record.number}", where=where, mend=mend)
             self._read[number] = record

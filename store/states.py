@@ -4,7 +4,7 @@ A refresh appends the users it changed, tagged with its run; a version's record 
 state at that version is their row of the latest of those runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,17 @@ class States:
         if not gone:
             latest = latest.filter(pc.field("event_count") > 0)
         return latest.select(wanted)
+
+    def rows(self, keys: npt.NDArray[np.int64]) -> pa.Table:
+        """Every row ever written of the users with these keys, whichever run wrote it."""
+        return self.home.tables.read(self.name, self.schema, self.schema.names, filter=pc.field("user_key").isin(pa.array(keys)))
+
+    def written(self, runs: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
+        """Keys of the users that ``runs`` wrote, in batches; a key may come more than once."""
+        if runs:
+            filter = pc.field("run").isin(pa.array(runs, pa.int64()))
+            for batch in self.home.tables.scan(self.name, ["user_key"], filter=filter):
+                yield batch.column("user_key").to_numpy()
 
     def user(self, runs: Sequence[int], user_id: str) -> pa.Table:
         """The state of one user, zero or one row."""

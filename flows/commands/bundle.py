@@ -9,18 +9,19 @@ from flows.console import Bars, Output, OutputOption, emit
 
 
 def bundle(
-    version: Annotated[str | None, typer.Option(help="Version number or alias. [default: production]")] = None,
+    version: Annotated[str | None, typer.Option(help="Number, alias or moment. [default: production]")] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Write a version's bundle and let CURRENT name it."""
     from encoders.text import TextEncoder
     from pipelines.publish import publish
+    from store.lines import Lines
     from store.versions import resolve
 
     home = open_home()
     record = resolve(home, version)
     with Bars() as meter:
-        uri, manifest = publish(home, record, TextEncoder(home.config.encoder), meter)
+        uri, manifest = publish(home, record, TextEncoder(Lines(home).encoder(record.aggregator)), meter)
     states = sum(manifest["files"][file["name"]]["bytes"] for file in manifest["states"]["files"])
     emit(
         {

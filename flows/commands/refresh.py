@@ -11,6 +11,9 @@ from flows.console import Output, OutputOption, emit, note
 def refresh(
     full: Annotated[bool, typer.Option("--full", help="Rebuild every user from all events.")] = False,
     bundle: Annotated[bool, typer.Option(help="Publish a bundle of the new version, where a trained head fits.")] = True,
+    line: Annotated[
+        str | None, typer.Option(help="This line alone: production, candidate or the beginning of its hash. [default: both of them]")
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """New events into a new version: encode, update the changed users, check, promote, bundle."""
@@ -19,9 +22,9 @@ def refresh(
     home = open_home()
     settle(home)
     from flows.nightly import nightly
-    from store.models import Models
+    from store.lines import Lines
 
-    result = nightly(home.uri, full=full, bundle=bundle)
+    result = nightly(home.uri, full=full, bundle=bundle, line=line)
     emit(result, output, title=f"version {result['version']}")
-    if not Models(home).current_aggregator():
+    if not Lines(home).newest():
         note("the aggregator is untrained (seeded random weights) and has no head: run tapstate train, then tapstate refresh")

@@ -12,7 +12,7 @@ from schemas.errors import NotFoundError
 
 def show(
     user: Annotated[str, typer.Argument(help="User id.")],
-    version: Annotated[str | None, typer.Option(help="Version number or alias. [default: production]")] = None,
+    version: Annotated[str | None, typer.Option(help="Number, alias or moment. [default: production]")] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Show a user's state at a version: events behind it and what each column holds."""

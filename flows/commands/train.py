@@ -16,7 +16,10 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Most optimizer steps.")] = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Train through the frozen LLM; the next refresh uses what was trained and rebuilds every user with it."""
+    """Train through the frozen LLM; opens a line. The next refresh builds its first version from all events.
+
+    Beside a trained line in production it becomes the candidate, refreshed every night too, until one of its versions is promoted.
+    """
     from pipelines.fit import fit
 
     home = open_home()

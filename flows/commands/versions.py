@@ -1,16 +1,27 @@
-"""``tapstate versions``: what versions there are."""
+"""``tapstate versions``: what versions there are, and how their names moved."""
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from flows.commands import open_home
 from flows.console import Output, OutputOption, emit
+from store.home import Home
 
 
-def versions(output: OutputOption = Output.table) -> None:
-    """List versions, newest last."""
+def versions(
+    moves: Annotated[
+        bool, typer.Option("--moves", help="List instead when which alias moved, from where to where, by whom and why.")
+    ] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """List versions, newest last. Versions of one aggregator form a line."""
+    home = open_home()
+    if moves:
+        _moves(home, output)
+        return
     from store.versions import aliases
 
-    home = open_home()
     named = aliases(home)
     rows: list[dict[str, Any]] = [
         {
@@ -26,3 +37,21 @@ def versions(output: OutputOption = Output.table) -> None:
         for record in home.versions.all()
     ]
     emit(rows, output, title=f"{len(rows)} versions")
+
+
+def _moves(home: Home, output: Output) -> None:
+    from store.versions import moves
+
+    rows = [
+        {
+            "at": move.created_at.isoformat(timespec="seconds"),
+            "alias": move.name,
+            "from": move.expected,
+            "to": move.version,
+            "rollback": move.rollback,
+            "by": move.created_by,
+            "reason": move.reason,
+        }
+        for move in moves(home)
+    ]
+    emit(rows, output, title=f"{len(rows)} moves")

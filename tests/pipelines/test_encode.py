@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from encoders.text import TextEncoder
 from schemas.errors import CompatibilityError
 from schemas.records import IngestRecord, VersionRecord
 from store.home import Home
-from store.models import Models
+from store.lines import Lines
 
 Night = Callable[..., VersionRecord | None]
 Put = Callable[..., IngestRecord]
@@ -34,11 +35,17 @@ def test_another_encoder_is_refused(home: Home, put: Put, night: Night) -> None:
     put(home, [ROW])
     version = night(home)
     assert version
-    Models(home).use_aggregator(version.aggregator)
+    Lines(home).open(version.aggregator, home.config.encoder, reason="test")
     config = Path(home.uri) / "config.toml"
     config.write_text(config.read_text().replace("max_tokens = 32", "max_tokens = 16"))
     put(home, [{**ROW, "text": "y"}])
-    with pytest.raises(CompatibilityError, match="set encoder") as caught:
+    second = night(Home(home.uri))
+    assert second, "a line has its own encoder, whatever the configuration says by now"
+    assert second.encoder == version.encoder
+    Lines(home).open(version.aggregator, Home(home.uri).config.encoder, reason="test")
+    put(home, [{**ROW, "text": "z"}])
+    with pytest.raises(CompatibilityError, match="tapstate train") as caught:
         night(Home(home.uri))
     assert version.encoder[:12] in str(caught.value)
-    assert home.versions.last() == 1
+    assert TextEncoder(Home(home.uri).config.encoder).fingerprint[:12] in str(caught.value)
+    assert home.versions.last() == 2

@@ -21,6 +21,7 @@ from schemas.records import VersionRecord
 from store.client import Bundle
 from store.events import EventLog
 from store.home import Home
+from store.lines import Lines
 from store.models import Models
 
 TRAIN = TrainConfig(steps=6, evaluate_every=3, llm_steps=4, prefix_length=2, history=16, batch_size=8)
@@ -36,7 +37,7 @@ def test_fit_then_refresh_then_bundle(new_home: Callable[..., Home], night: Call
     ingest(home, source, historical=True)
     fitted = fit(home, home.config)
     models = Models(home)
-    assert models.current_aggregator() == fitted.aggregator
+    assert Lines(home).newest() == fitted.aggregator
     assert models.current_head(fitted.aggregator) == fitted.head
     about = json.loads((models.directory(fitted.head) / "head.json").read_text())
     assert about["aggregator"] == fitted.aggregator

@@ -20,6 +20,7 @@ from schemas.errors import CompatibilityError, CorruptError, NotFoundError
 from schemas.records import VersionRecord
 from store.client import Bundle
 from store.home import Home
+from store.lines import Lines
 from store.models import Models
 from store.states import States
 
@@ -72,7 +73,7 @@ def made(
     models = Models(home)
     for name, files in (fitted.aggregator, fitted.exported):
         models.save(name, files)
-    models.use_aggregator(fitted.aggregator[0])
+    Lines(home).open(fitted.aggregator[0], home.config.encoder, reason="test")
     models.use_head(fitted.aggregator[0], fitted.exported[0])
     put(
         home,
