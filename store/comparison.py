@@ -147,11 +147,11 @@ def _steps(before: View, after: View, one_line: bool) -> Iterator[tuple[pa.Table
     keys = _written(before, after) if one_line else None
     if keys is None:
         for low, high in key_ranges(max(1, -(-max(before.users, after.users) // STEP))):
-            yield tuple(v.states.read(v.runs, c, low=low, high=high) for v, c in zip((before, after), columns, strict=True))  # type: ignore[misc]
+            yield tuple(v.states.read(v.runs, c, low=low, high=high) for v, c in zip((before, after), columns, strict=True))
         return
     for start in range(0, len(keys), STEP):
         part = keys[start : start + STEP]
-        yield tuple(v.states.read(v.runs, c, keys=part) for v, c in zip((before, after), columns, strict=True))  # type: ignore[misc]
+        yield tuple(v.states.read(v.runs, c, keys=part) for v, c in zip((before, after), columns, strict=True))
 
 
 def _written(before: View, after: View) -> npt.NDArray[np.int64] | None:

@@ -59,7 +59,8 @@ class Snapshot:
     def __repr__(self) -> str:
         r = self.record
         names = "".join(f" {name}" for name in aliases(self.home).get(r.number, []))
-        return f"<version {r.number}{names}: {r.users:,} users, {r.events:,} events, line {r.aggregator[:12]}, {r.created_at:%Y-%m-%d %H:%M} UTC>"
+        made = f"{r.created_at:%Y-%m-%d %H:%M} UTC"
+        return f"<version {r.number}{names}: {r.users:,} users, {r.events:,} events, line {r.aggregator[:12]}, {made}>"
 
     def states(self, user_ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """States of the given users, one row each in the order they are given; users who are not there have no row.

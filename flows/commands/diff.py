@@ -1,5 +1,6 @@
 """``tapstate diff``: what differs between two versions."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -34,9 +35,7 @@ def diff(
         "cosine_shift": {name: round(value, 6) for name, value in found.quantiles().items()} or None,
         "panel": {"users": len(found.panel), "neighbour_overlap": round(found.overlap, 4), "cka": round(found.alignment, 4)},
     }
-    movers = [
-        {"user_id": m.user_id, "shift": m.shift, "events_before": m.events_before, "events_after": m.events_after} for m in found.movers
-    ]
+    movers = [asdict(mover) for mover in found.movers]
     if output is Output.json:
         emit({**result, "movers": movers}, output)
         return
