@@ -79,9 +79,11 @@ class StateSpec:
 
     def vectors(self, table: pa.Table) -> npt.NDArray[np.float32]:
         """Each user's vector, float32 ``[n, width]``: what distances between states are measured on."""
-        columns = (table.column(name).combine_chunks() for name in self.vector_columns)
-        parts = [column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1) for column in columns]
-        return np.concatenate(parts, 1) if parts else np.zeros((table.num_rows, 0), np.float32)
+        parts = [np.zeros((table.num_rows, 0), np.float32)]
+        for column in (c for c in self.columns if c.name in self.vector_columns):
+            flat = table.column(column.name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            parts.append(flat.reshape(table.num_rows, column.width))
+        return np.concatenate(parts, 1)
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain data; an infinite ``empty`` is written as text, since JSON has none."""

@@ -1,12 +1,13 @@
 """Ledgers: numbered records without gaps, exactly one writer a number."""
 
+import json
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from schemas.errors import CorruptError
+from schemas.errors import CorruptError, HomeError
 from schemas.records import AliasRecord
 from store.objects import Objects
 from store.records import Ledger
@@ -85,6 +86,23 @@ def test_a_damaged_record_is_corruption(tmp_path: Path, bytes_: bytes) -> None:
     (tmp_path / "aliases/a/1.json").write_bytes(bytes_)
     with pytest.raises(CorruptError, match=r"1\.json"):
         ledger(str(tmp_path)).get(1)
+
+
+def test_a_later_releases_record_is_not_half_understood(tmp_path: Path) -> None:
+    """A field we do not know may say what must not be read any more."""
+    path = tmp_path / "aliases/a/1.json"
+    ledger(str(tmp_path)).append(1, record(1))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "code": "7.1", "sealed": True}))
+    with pytest.raises(HomeError, match=r"tapstate 7\.1, wrote this record; this one does not know its sealed(.|\n)*tapstate>=7\.1"):
+        ledger(str(tmp_path)).get(1)
+
+
+def test_a_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    """It lacks the fields that came later."""
+    path = tmp_path / "aliases/a/1.json"
+    ledger(str(tmp_path)).append(1, record(1))
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "rollback"}))
+    assert ledger(str(tmp_path)).get(1) == record(1)
 
 
 def test_a_record_under_another_number_is_corruption(tmp_path: Path) -> None:
