@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.personalizer import EventBatch
+from schemas.errors import LeakError
 
 DAY = 86_400
 Ints = npt.NDArray[np.int64]
@@ -60,6 +61,9 @@ class Examples:
             lag_nights: nights the store is older than the last one.
             keep: where False the history is emptied.
             now: other query times than the examples' own.
+
+        Raises:
+            LeakError: an event that was not known by the cut would be in a history.
         """
         cut = (self.now[rows] if now is None else now) // DAY * DAY - DAY * np.asarray(lag_nights)
         first = self.first[rows]
@@ -72,6 +76,12 @@ class Examples:
         lengths = stop - start
         ends = np.cumsum(lengths)
         events = np.repeat(start - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+        # The search above trusts the order of ``known`` and that nothing is known before it happened; a leak would look like quality.
+        late = np.maximum(self.known[events], self.ts[events]) >= np.repeat(cut + np.zeros(len(rows), np.int64), lengths)
+        if late.any():
+            one = int(self.key[events[late]][0])
+            mend = "report this: it is a fault of ours"
+            raise LeakError(f"{int(late.sum())} events of the future in training histories; one has key {one}", mend=mend)
         return self.events(events, np.repeat(np.arange(len(rows)), lengths))
 
     def events(self, events: Ints, user: Ints) -> EventBatch:

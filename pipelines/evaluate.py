@@ -6,6 +6,7 @@ import torch
 
 from encoders.llm import FrozenLLM
 from pipelines.examples import render
+from schemas.errors import LeakError
 from store.client import Bundle
 
 ARMS = ("right", "default", "wrong")
@@ -20,9 +21,20 @@ def evaluate_bundle(bundle: Bundle, llm: FrozenLLM, events: pl.DataFrame, *, see
     Args:
         events: ``user_id, ts`` (seconds)``, text, target``.
 
+    Raises:
+        LeakError: an event that is not later than what the bundle's states may know.
+
     Returns:
         ``{"loss": {"right", "default", "wrong"}, "accuracy": {...}}``.
     """
+    as_of = bundle.manifest["as_of"]
+    early = events.filter(pl.col("ts") <= as_of)
+    if len(early):
+        raise LeakError(
+            f"{len(early)} of {len(events)} events are not later than the bundle's as_of, {as_of}: its states may know them",
+            where=str(bundle.path),
+            mend="evaluate on events after it, or on the bundle of an earlier version",
+        )
     users = events["user_id"].to_list()
     others = np.random.default_rng(seed).permutation(len(users))
     # A stranger is another user; rotate further wherever the permutation hit the user's own events.

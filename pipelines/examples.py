@@ -121,7 +121,8 @@ def tuning_pairs(events: pl.DataFrame, cache: Embeddings, config: Config) -> Les
     answers = list(targets)
     items = np.array([render(config.llm.item, text, target) for text, target in zip(texts, targets, strict=True)], object)
     prompts = np.array([render(config.llm.prompt, text) for text in texts], object)
-    similar = _similar(cache.read(pool["text_key"].to_numpy()), pool["user_id"].rle_id().to_numpy())
+    vectors, user = cache.read(pool["text_key"].to_numpy()), pool["user_id"].rle_id().to_numpy()
+    similar = _similar(vectors, user, pool["known"].to_numpy(), pool["ts"].to_numpy())
     kind = rng.integers(0, 3, len(pool))
     shown = rng.integers(1, SHOWN + 1, len(pool)) * (kind == 1)
     for place in range(SHOWN):
@@ -135,14 +136,20 @@ def tuning_pairs(events: pl.DataFrame, cache: Embeddings, config: Config) -> Les
     return Lessons(prompts.tolist(), targets, kind == 2)
 
 
-def _similar(vectors: npt.NDArray[np.float16], user: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each row the ``SHOWN`` rows most like it among the ``REACH`` before it of the same user, best first; -1 where there is none."""
+def _similar(
+    vectors: npt.NDArray[np.float16], user: npt.NDArray[np.int64], known: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """For each row the ``SHOWN`` rows most like it among the ``REACH`` before it of the same user, best first; -1 where there is none.
+
+    Rows before it that were not known by its own time are none: it may itself have become known late.
+    """
     found = np.empty((len(user), SHOWN), np.int64)
     back = np.arange(1, REACH + 1)
     for start in range(0, len(user), 2_048):
         rows = np.arange(start, min(start + 2_048, len(user)))
         before = rows[:, None] - back
-        there = (before >= 0) & (user[before] == user[rows][:, None])
+        inside, before = before >= 0, np.maximum(before, 0)
+        there = inside & (user[before] == user[rows][:, None]) & (known[before] < ts[rows][:, None])
         likeness = np.einsum("rd,rbd->rb", vectors[rows], vectors[before], dtype=np.float32)
         best = np.argsort(np.where(there, -likeness, np.inf), axis=1, kind="stable")[:, :SHOWN]
         found[rows] = np.where(np.take_along_axis(there, best, 1), np.take_along_axis(before, best, 1), -1)

@@ -68,6 +68,10 @@ class ParityError(TapstateError):
     """An exported graph that does not compute what its torch module computes."""
 
 
+class LeakError(TapstateError):
+    """An event of the future in a history that should not have known it."""
+
+
 class CheckError(TapstateError):
     """A version that failed a check before promotion; it is kept, not promoted."""
 
