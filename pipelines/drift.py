@@ -47,7 +47,8 @@ def prefix_ratio(head: Path, view: View, seed: int) -> float:
     if not rows.num_rows:
         return 1.0
     state = StateBatch.from_arrow(rows, view.spec, bundle=False).head_inputs(view.spec)
-    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+    # Copied: Arrow's memory is not to be written, and torch would have it so.
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
     now = int(max(rows.column("last_ts").to_pylist()).timestamp())
     with torch.no_grad():
         prefix = module(None, torch.full((rows.num_rows,), now), tensors).double()

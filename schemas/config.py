@@ -79,7 +79,7 @@ class CheckConfig(Section):
     max_prefix_ratio: float = Field(10.0, gt=1, description="largest factor, up or down, between a prefix's rms and the LLM's embeddings'")
     max_shift_p50: float = Field(0.5, ge=0, le=2, description="median of 1 - cosine between changed users' states and the parent's")
     max_shift_p99: float = Field(1.5, ge=0, le=2, description="its 99th percentile")
-    min_neighbour_overlap: float = Field(0.3, ge=0, le=1, description="share of a panel user's 10 nearest users that stay the same")
+    min_neighbour_overlap: float = Field(0.1, ge=0, le=1, description="share of a panel user's 10 nearest users that stay the same")
     max_domain_auc: float = Field(
         0.95, ge=0.5, le=1, description="how well a classifier tells the panel's states from the parent's, as AUC"
     )

@@ -19,12 +19,15 @@ def refresh(
     """New events into a new version: encode, update the changed users, check, promote, bundle."""
     from flows.prefect_home import settle
 
-    home = open_home()
-    settle(home)
-    from flows.nightly import nightly
     from store.lines import Lines
 
-    result = nightly(home.uri, full=full, bundle=bundle, line=line)
+    home = open_home()
+    # Before Prefect starts: a name that no line has is told at once.
+    aggregator = Lines(home).find(line) if line else None
+    settle(home)
+    from flows.nightly import nightly
+
+    result = nightly(home.uri, full=full, bundle=bundle, line=aggregator)
     emit(result, output, title=f"version {result['version']}")
     if not Lines(home).newest():
         note("the aggregator is untrained (seeded random weights) and has no head: run tapstate train, then tapstate refresh")

@@ -5,7 +5,9 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,3 +188,62 @@ print(sorted({{"torch", "prefect", "apache_beam", "transformers"}} & set(sys.mod
 """
     out, err = spawn("-c", code).communicate()
     assert out == "[]\n[]\n", err
+
+
+def test_versions_compared_moved_and_put_back(
+    tapstate: Tapstate, place: str, new_home: Callable[..., Home], put: Callable[..., object], night: Callable[..., VersionRecord]
+) -> None:
+    """On a local directory and on an S3-type store."""
+    home = new_home(place)
+    where = ("--home", home.uri)
+
+    def told(*arguments: str) -> Any:
+        code, out, err = tapstate(*where, *arguments, "-o", "json")
+        assert code == 0, err
+        return json.loads(out)
+
+    put(home, [{"user_id": f"u{n}", "ts": 1_700_000_000 + n, "text": f"t {n}"} for n in range(9)])
+    first = night(home)
+    put(home, [{"user_id": user, "ts": 1_700_090_000, "text": "other"} for user in ("u1", "new [b]")])
+    night(home)
+    found = told("diff", "1", "2")
+    assert (found["before"], found["after"], found["one_line"], found["moved"]) == (1, 2, True, 1)
+    assert found["users"] == {"before": 9, "after": 10, "appeared": 1, "vanished": 0}
+    assert [(m["user_id"], m["events_before"], m["events_after"]) for m in found["movers"]] == [("u1", 1, 2)]
+    assert found["cosine_shift"]["max"] == pytest.approx(found["movers"][0]["shift"], abs=1e-6)
+    assert found["panel"]["users"] == 9
+    told_rows = told("history", "u1")
+    assert [(r["version"], r["events"], r["line"]) for r in told_rows] == [(1, 1, first.aggregator), (2, 2, first.aggregator)]
+    assert [r["version"] for r in told("history", "u2")] == [1]
+    assert [r["changed"] for r in told("history", "u2", "--all")] == [True, False]
+    moved = told("promote", "1", "--reason", "first")
+    assert (moved["alias"], moved["version"], moved["before"], moved["reason"]) == ("production", 1, None, "first")
+    assert told("promote", "2", "--reason", "better", "--expect", "1")["before"] == 1
+    moment = datetime.now(UTC).isoformat()
+    code, out, err = tapstate(*where, "promote", "1", "--reason", "late", "--expect", "1")
+    assert (code, out) == (4, "")
+    assert "production names version 2, not 1, moved by" in err
+    assert ": better" in err
+    assert told("rollback", "--reason", "worse")["version"] == 1
+    assert [(m["from"], m["to"], m["rollback"], m["reason"]) for m in told("versions", "--moves")] == [
+        (None, 1, False, "first"), (1, 2, False, "better"), (2, 1, True, "worse")
+    ]  # fmt: skip
+    assert told("show", "u1")["version"] == 1
+    assert told("show", "u1", "--version", moment)["version"] == 2
+    assert told("lines")[0] | {"line": first.aggregator, "role": "production", "versions": 2, "newest": 2} == told("lines")[0]
+    for command in (["diff", "1", "2"], ["history", "u1"], ["versions", "--moves"], ["lines"]):
+        code, out, _ = tapstate(*where, *command)
+        assert code == 0
+        assert max(map(len, out.splitlines())) <= 200
+    for command, said in (
+        (["diff", "1", "7"], "no version, alias or moment '7'"),
+        (["history", "nobody"], "no version holds a user 'nobody'"),
+        (["rollback", "--reason", "x", "--alias", "gone"], "there is no alias 'gone'"),
+        (["rollback", "--reason", "x"], "has named no version before 1"),
+        (["refresh", "--line", "candidate"], "no candidate line"),
+        (["lines", "--use", first.aggregator[:6]], "--use needs a reason"),
+    ):
+        code, out, err = tapstate(*where, *command)
+        assert (code != 0, out) == (True, "")
+        assert said in err.replace("\n", " ")
+        assert "mend" in err

@@ -12,7 +12,9 @@ import pytest
 from schemas.errors import CheckError
 from schemas.records import IngestRecord
 from store.home import Home
-from store.versions import current
+from store.lines import Lines
+from store.models import Models
+from store.versions import current, promote, rollback
 
 Put = Callable[..., IngestRecord]
 SUMMARY = ["version", "parent", "users", "users_changed", "events_new", "texts_encoded", "cache_hits", "seconds", "promoted"]
@@ -109,3 +111,45 @@ def test_memory_stays_flat(home: Home, tmp_path: Path, spawn: Callable[..., subp
         peaks.append(int(out))
     assert peaks[1] <= 1.5 * peaks[0], json.dumps({"peaks_kib": peaks, "cpus": os.cpu_count()})
     assert Home(str(tmp_path / "20000")).versions.get(1).users == 20_000  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_candidate_is_refreshed_beside_production(home: Home, put: Put, tiny_encoder: Path) -> None:
+    """Two lines with encoders of their own: each night makes a version of both, until the candidate is promoted."""
+    from encoders.checkpoint import pack_aggregator
+    from encoders.personalizer import new_aggregator
+    from encoders.text import TextEncoder
+    from flows.nightly import nightly
+
+    hashes = []
+    for seed, tokens in ((1, 32), (2, 16)):
+        config = home.config.encoder.model_copy(update={"max_tokens": tokens})
+        encoder = TextEncoder(config)
+        aggregator = new_aggregator(home.config.model_copy(update={"seed": seed}), encoder.dim)
+        name, files = pack_aggregator(aggregator, encoder.fingerprint, trained=True)
+        Models(home).save(name, files)
+        hashes.append((name, config))
+    (old, _), (new, _) = hashes
+    Lines(home).open(*hashes[0], reason="first")
+    put(home, rows(10))
+    assert nightly(home.uri)["promoted"]
+    Lines(home).open(*hashes[1], reason="shorter texts")
+    both = nightly(home.uri)
+    assert (both["version"], both["promoted"], both["users_changed"]) == (1, True, 0)
+    assert (both["candidate"]["version"], both["candidate"]["promoted"], both["candidate"]["users"]) == (2, False, 10)
+    put(home, [{"user_id": "new", "ts": 1_700_000_000, "text": "x"}])
+    both = nightly(home.uri)
+    assert (both["version"], both["parent"], both["candidate"]["version"], both["candidate"]["parent"]) == (3, 1, 4, 2)
+    assert (current(home, "production"), current(home, "candidate")) == (3, 4)
+    assert [record.aggregator for record in home.versions.all()] == [old, new, old, new]
+    assert len({record.encoder for record in home.versions.all()}) == 2
+    promote(home, 4, expected=3, reason="better")
+    put(home, [{"user_id": "newer", "ts": 1_700_000_000, "text": "x"}])
+    one = nightly(home.uri)
+    assert (list(one), one["version"], one["parent"], one["promoted"]) == (SUMMARY, 5, 4, True)
+    # A rollback holds until somebody promotes; both lines live again.
+    rollback(home, reason="worse after all")
+    put(home, [{"user_id": "newest", "ts": 1_700_000_000, "text": "x"}])
+    held = nightly(home.uri, line="production")
+    assert (held["version"], held["promoted"], current(home, "production")) == (6, False, 4)
