@@ -18,7 +18,6 @@ def refresh(
 ) -> None:
     """New events into a new version: encode, update the changed users, check, promote, bundle."""
     from flows.prefect_home import settle
-
     from store.lines import Lines
 
     home = open_home()
