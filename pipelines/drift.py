@@ -30,10 +30,10 @@ def domain_auc(before: Vectors, after: Vectors, seed: int) -> float:
     if n < 3 or not np.ptp(rows, axis=0).any():
         return 0.5
     label, user = np.repeat([0, 1], n), np.tile(np.arange(n), 2)
-    folds = min(5, n)
-    components = min(COMPONENTS, rows.shape[1], 2 * (n - -(-n // folds)))
-    model = make_pipeline(StandardScaler(), PCA(components, random_state=seed), LogisticRegression(C=0.1, max_iter=500))
-    score = cross_val_predict(model, rows, label, groups=user, cv=GroupKFold(folds), method="decision_function")
+    # The directions are those of all rows, told without labels: found once, not once a fold.
+    reduce = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, rows.shape[1], n), random_state=seed), StandardScaler())
+    model = LogisticRegression(C=0.1, max_iter=500)
+    score = cross_val_predict(model, reduce.fit_transform(rows), label, groups=user, cv=GroupKFold(min(5, n)), method="decision_function")
     return float(roc_auc_score(label, np.round(score, 9)))
 
 

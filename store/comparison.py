@@ -24,7 +24,7 @@ from store.models import Models
 from store.states import States
 
 #: Fewest users of a panel in a home that has as many.
-PANEL = 1024
+PANEL = 512
 #: Users looked at in one step, and changed users beyond which all are looked at.
 STEP, MANY = 32_768, 8_000_000
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
