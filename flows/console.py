@@ -1,6 +1,7 @@
 """What people see: tables and JSON on standard output, progress and everything else on standard error."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -8,6 +9,7 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -15,6 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 stdout, stderr = Console(), Console(stderr=True)
+#: Letters of a word that is not folded.
+SHORT = 16
+_HASH = re.compile(r"[0-9a-f]{64}")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)?")
 
 
 class Output(StrEnum):
@@ -34,18 +40,24 @@ def emit(data: Any, output: Output, *, title: str = "") -> None:
         return
     if title:
         stdout.print(title)
-    table = Table(show_header=not isinstance(data, Mapping))
+    table = Table(show_header=not isinstance(data, Mapping), box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     if isinstance(data, Mapping):
         table.add_column("")
-        table.add_column("")
+        table.add_column("", overflow="fold")
         for key, value in data.items():
             table.add_row(str(key), _cell(value))
     else:
         rows: Sequence[Mapping[str, Any]] = data
-        for key in rows[0] if rows else ():
-            table.add_column(str(key), justify="right" if isinstance(rows[0][key], int | float) else "left")
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
+        cells = [[_cell(value) for value in row.values()] for row in rows]
+        for place, key in enumerate(rows[0] if rows else ()):
+            # Short words stay whole; what is long is folded, not cut.
+            longest = max(len(word) for row in cells for word in (str(key), *row[place].split()))
+            numeric = isinstance(rows[0][key], int | float)
+            table.add_column(
+                str(key), justify="right" if numeric else "left", overflow="fold", min_width=longest if longest <= SHORT else None
+            )
+        for row in cells:
+            table.add_row(*row)
     stdout.print(table)
 
 
@@ -60,7 +72,11 @@ def _cell(value: Any) -> str:
         return "\n".join(f"{key}: {_cell(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_cell(item) for item in value)
-    return escape(str(value))
+    text = str(value)
+    # A hash's beginning tells it apart, and a minute is near enough, where a row has to fit a terminal; JSON has both in full.
+    if _HASH.fullmatch(text):
+        return text[:8]
+    return f"{text[:10]} {text[11:16]}" if _MOMENT.fullmatch(text) else escape(text)
 
 
 class _Rate(ProgressColumn):

@@ -25,7 +25,7 @@ def history(
         {
             "version": e.version,
             "created_at": e.created_at.isoformat(timespec="seconds"),
-            "line": e.aggregator if output is Output.json else e.aggregator[:12],
+            "line": e.aggregator,
             "changed": e.changed,
             "events": e.events,
             "first_ts": e.first_ts.isoformat() if e.first_ts else None,

@@ -35,7 +35,7 @@ def lines(
         record = opened.get(aggregator)
         rows.append(
             {
-                "line": aggregator if output is Output.json else aggregator[:12],
+                "line": aggregator,
                 "role": role,
                 "versions": len(mine),
                 "newest": mine[-1].number if mine else None,
