@@ -6,15 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from encoders.head import TideHead
+from encoders.adapter import QueryAdapter
 from encoders.personalizer import Aggregator, Head
-from encoders.tide import Tide
-from encoders.training import QueryAdapter
-from schemas.config import TideConfig
+from encoders.registry import aggregator_from, head_from
 from schemas.errors import CompatibilityError, CorruptError
 from schemas.keys import content_hash
 
@@ -37,7 +34,7 @@ def load_aggregator(directory: Path, encoder: str | None = None) -> Aggregator:
     configuration = _read(directory / "aggregator.json")
     with _fitting(directory):
         made_with = str(configuration["encoder"])
-        aggregator = Tide(TideConfig(**configuration["tide"]), configuration["text_dim"])
+        aggregator = aggregator_from(configuration)
     if encoder is not None and made_with != encoder:
         raise CompatibilityError(
             f"aggregator {directory.name[:12]} was made with encoder {made_with[:12]}, the one found is encoder {encoder[:12]}",
@@ -64,15 +61,7 @@ def load_head(directory: Path) -> tuple[Head, QueryAdapter, dict[str, Any]]:
     """
     configuration = _read(directory / "head.json")
     with _fitting(directory):
-        length, dim = configuration["length"], configuration["llm_dim"]
-        head = TideHead(
-            TideConfig(**configuration["tide"]),
-            configuration["query_dim"],
-            dim,
-            torch.zeros(length, dim),
-            configuration["rms"],
-            configuration["neutral_frozen"],
-        )
+        head = head_from(configuration)
         adapter = QueryAdapter(configuration["query_dim"])
     _load(nn.ModuleDict({"head": head, "adapter": adapter}), directory)
     return head, adapter, configuration

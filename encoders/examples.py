@@ -5,7 +5,7 @@ nights of extra lag in training: train as you serve. Never the same moment, neve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -66,10 +66,7 @@ class Examples:
             LeakError: an event that was not known by the cut would be in a history.
         """
         cut = (self.now[rows] if now is None else now) // DAY * DAY - DAY * np.asarray(lag_nights)
-        first = self.first[rows]
-        stop = np.array(
-            [a + np.searchsorted(self.known[a:b], c, side="left") for a, b, c in zip(first, self.last[rows], cut, strict=True)], np.int64
-        )
+        first, stop = self.first[rows], self.stops(rows, cut)
         if keep is not None:
             stop = np.where(keep, stop, first)
         start = np.maximum(first, stop - size)
@@ -84,11 +81,28 @@ class Examples:
             raise LeakError(f"{int(late.sum())} events of the future in training histories; one has key {one}", mend=mend)
         return self.events(events, np.repeat(np.arange(len(rows)), lengths))
 
+    def seen(self, rows: Ints) -> Ints:
+        """Every event that is in the history of one of the examples ``rows``."""
+        edges = np.zeros(len(self.ts) + 1, np.int64)
+        np.add.at(edges, self.first[rows], 1)
+        np.add.at(edges, self.stops(rows, self.now[rows] // DAY * DAY), -1)
+        return np.flatnonzero(np.cumsum(edges[:-1]) > 0)
+
+    def stops(self, rows: Ints, cut: Ints) -> Ints:
+        """Where each example's history ends: the first of its user's events not known before ``cut``."""
+        bounds = zip(self.first[rows], self.last[rows], cut, strict=True)
+        return np.array([a + np.searchsorted(self.known[a:b], c, side="left") for a, b, c in bounds], np.int64)
+
     def events(self, events: Ints, user: Ints) -> EventBatch:
         """The events at ``events`` as a batch, for users ``user``."""
         target = self.vectors[self.target[events]]
         target[self.target[events] < 0] = 0
         return EventBatch(user, self.ts[events], self.key[events], self.vectors[self.text[events]], target, self.value[events])
+
+    def take(self, rows: Ints) -> "Examples":
+        """The examples ``rows`` alone, over the same events."""
+        arrays = {name: getattr(self, name)[rows] for name in ("first", "last", "user", "now", "query")}
+        return replace(self, prompts=[self.prompts[i] for i in rows], targets=[self.targets[i] for i in rows], **arrays)
 
     def strangers(self, rows: Ints, rng: np.random.Generator) -> Ints:
         """For each example another one, of another user wherever there are two."""

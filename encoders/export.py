@@ -14,9 +14,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from encoders.adapter import QueryAdapter
 from encoders.personalizer import Head
 from encoders.text import TextEncoder
-from encoders.training import QueryAdapter
 from schemas.errors import ParityError
 from schemas.states import StateBatch, StateSpec
 

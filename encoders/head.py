@@ -1,47 +1,28 @@
-"""tide's fusion head: the query attends over slots and window, and the result moves the neutral prefix.
+"""tide's fusion head: the query attends over slots and window, and the result moves the neutral prefix (Head says how).
 
-    P = rms · g · (P₀ + ΔP)          [L, d_llm]
-
-``rms`` is that of the LLM's embeddings over token occurrences, ``g`` starts at 1, the last layer of ``ΔP`` starts at zero and
-each vector of ``ΔP`` is capped at an rms of 3. ``P₀`` is the neutral prefix; a user without events gets the same path with
-everything masked, where both attentions fall on their learned null entry.
+A user without events gets the same path with everything masked, where both attentions fall on their learned null entry.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from encoders.personalizer import Aggregator, Head
+from encoders.personalizer import MASKED, Aggregator, Head
 from encoders.tide import DAY, Tide
 from schemas.config import TideConfig
 
-#: ``ΔP``'s cap, in units of ``P₀``'s rms.
-CAP = 3.0
-MASKED = -1e4
-
 
 class TideHead(Head):
-    """Slots and window to a prefix.
+    """Slots and window to a prefix; of ``config``, K and D of the aggregator."""
 
-    Args:
-        config: K and D of the aggregator.
-        query_dim: width of the query embedding.
-        llm_dim: ``d_llm``.
-        neutral: ``P₀``, float32 ``[L, d_llm]``, of rms 1; trained along unless ``neutral_frozen``.
-        rms: rms of the LLM's input embeddings over token occurrences.
-    """
+    name = "tide"
+    config: TideConfig
 
     def __init__(self, config: TideConfig, query_dim: int, llm_dim: int, neutral: Tensor, rms: float, neutral_frozen: bool) -> None:
-        super().__init__()
-        self.config, self.query_dim, self.llm_dim = config, query_dim, llm_dim
-        self.rms, self.neutral_frozen = rms, neutral_frozen
-        self.length = neutral.shape[0]
+        super().__init__(config, query_dim, llm_dim, neutral, rms, neutral_frozen)
         k, d = config.slots, config.dim
         width = 2 * d
-        self.neutral = nn.Parameter(neutral.clone(), requires_grad=not neutral_frozen)
-        self.gain = nn.Parameter(torch.ones(()))
         self.query = nn.Linear(query_dim, d)
         self.masked_query = nn.Parameter(torch.zeros(d))
         self.slot_features = nn.Linear(d + 2, width)
@@ -74,28 +55,13 @@ class TideHead(Head):
         assert isinstance(aggregator, Tide)
         self.slot_decay.copy_(aggregator.decay().detach() * DAY)
 
-    def configuration(self) -> Mapping[str, Any]:
-        return {
-            "personalizer": "tide",
-            "tide": self.config.model_dump(),
-            "query_dim": self.query_dim,
-            "llm_dim": self.llm_dim,
-            "length": self.length,
-            "rms": self.rms,
-            "neutral_frozen": self.neutral_frozen,
-        }
-
-    def neutral_prefix(self) -> Tensor:
-        return self.rms * self.gain * self.neutral
-
     def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         users = now.shape[0]
         q = self.masked_query.expand(users, -1) if query is None else self.query(query)
         joined = torch.cat([q, self._slots(q, now, state), self._window(q, now, state)], -1)
         # Scaled down, so that one step of Adam moves a prefix by hundredths of its rms, whatever the width.
         delta = self.out((joined + self.mix(joined)) / joined.shape[-1] ** 0.5).view(users, self.length, self.llm_dim)
-        size = torch.sqrt(delta.square().mean(-1, keepdim=True) + 1e-12)
-        return self.neutral_prefix() + self.rms * self.gain * delta * torch.clamp(CAP / size, max=1.0)
+        return self.contract(delta)
 
     def _slots(self, q: Tensor, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Attention over the slots; each shows the evidence left by now, ``clamp(m - λ·age, -20, 20)``, and log(1 + age)."""

@@ -3,6 +3,7 @@
 Input order: encoder-decoder ``[P; text]``, causal ``[BOS; P; text]``. The model's own parameters never change here.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -110,19 +111,20 @@ class FrozenLLM:
     def neutral_prefix(self, length: int) -> tuple[Tensor, bool]:
         """``P₀`` ``[length, d]`` of rms 1 and whether it is frozen: the model met it in tuning.
 
-        Without one, it starts from the mean embedding plus a little noise and is trained with the head.
+        A shorter prefix is the first vectors of the model's own, which it met too. A model without one starts from rows of its
+        embeddings, trained with the head.
 
         Raises:
-            ConfigError: the model's neutral prefix is of another length.
+            ConfigError: the model's neutral prefix is shorter.
         """
         if self.neutral is not None:
-            if len(self.neutral) != length:
+            if len(self.neutral) < length:
                 raise ConfigError(
                     f"the LLM was tuned with a prefix of {len(self.neutral)} vectors, not {length}",
                     where=self.config.model,
-                    mend=f"set train.prefix_length = {len(self.neutral)}",
+                    mend=f"set train.prefix_length to {len(self.neutral)} or less",
                 )
-            return self.neutral.clone(), True
+            return self.neutral[:length].clone(), True
         return initial_prefix(self.embedding.weight, length), False
 
     def loss(self, prefix: Tensor, prompts: Sequence[str], targets: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -216,3 +218,8 @@ def initial_prefix(embeddings: Tensor, length: int) -> Tensor:
     rows = embeddings.detach().float().cpu()
     picked = rows[torch.linspace(0, len(rows) - 1, length).long()]
     return picked / picked.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+
+
+def render(template: str, text: str, target: str = "") -> str:
+    """A prompt or item template filled in; braces in the texts are text."""
+    return "".join({"{text}": text, "{target}": target}.get(part, part) for part in re.split(r"(\{text\}|\{target\})", template))

@@ -4,17 +4,23 @@ The two halves are saved and hashed apart: all that shapes a state, the text enc
 hash; the head names the aggregator and the LLM it fits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from schemas.config import Config
+from schemas.config import Section
 from schemas.states import StateBatch, StateSpec
+
+#: ``ΔP``'s cap, in units of ``P₀``'s rms.
+CAP = 3.0
+#: Score of what is not there, before a softmax.
+MASKED = -1e4
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class EventBatch:
         text: float16 ``[e, dim]``, the encoder's vectors of the texts.
         target: float16 ``[e, dim]``, of the targets; rows of zeros where there is none.
         value: float32 ``[e]``; NaN where there is none.
+        texts, targets: the texts themselves, for an aggregator that says ``needs_llm``; None as a target where there is none.
     """
 
     user: npt.NDArray[np.int64]
@@ -36,22 +43,48 @@ class EventBatch:
     text: npt.NDArray[np.float16]
     target: npt.NDArray[np.float16]
     value: npt.NDArray[np.float32]
+    texts: Sequence[str] | None = None
+    targets: Sequence[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.user)
 
 
 class Aggregator(nn.Module):
-    """Events to states. Subclasses say which columns they keep and how two sets of events merge."""
+    """Events to states. Subclasses say which columns they keep and how two sets of events merge.
 
+    Args:
+        config: the personalizer's section of the configuration.
+        text_dim: width of the text encoder's vectors.
+        prefix_shape: ``(L, d_llm)``; what only a state that belongs to one LLM needs.
+    """
+
+    name: ClassVar[str]
+    #: Whether ``update`` needs an attached LLM and ``EventBatch.texts`` and ``targets``.
+    needs_llm = False
+    #: Description of the LLM that the states belong to, if they belong to one.
+    described: Mapping[str, Any] = MappingProxyType({})
     spec: StateSpec
+
+    def __init__(self, config: Section, text_dim: int, prefix_shape: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.config, self.text_dim, self.prefix_shape = config, text_dim, prefix_shape
 
     def configuration(self) -> Mapping[str, Any]:
         """What rebuilds the module, beside its weights."""
-        raise NotImplementedError
+        return {"personalizer": self.name, self.name: self.config.model_dump(), "text_dim": self.text_dim}
 
     def fit_scales(self, events: EventBatch) -> None:
         """Set what depends on the data's scale (before training)."""
+
+    def settle(self, head: "Head", adapter: nn.Module, llm: Mapping[str, Any]) -> None:
+        """Keep what ``update`` needs of the trained head, its query adapter and its LLM's description (after training)."""
+
+    def restore(self, configuration: Mapping[str, Any]) -> None:
+        """Make the parts that ``settle`` kept, of the shape that ``configuration`` describes (before weights are loaded)."""
+
+    def attach(self, llm: Any) -> None:
+        """Take the FrozenLLM that ``update`` needs."""
 
     def update(self, states: StateBatch, events: EventBatch) -> StateBatch:
         """States of the same users with the events added; a build is an update of ``StateBatch.empty``."""
@@ -63,7 +96,28 @@ class Aggregator(nn.Module):
 
 
 class Head(nn.Module):
-    """(query, now, state columns) to a prefix ``[n, L, d_llm]``; one declared input per state column."""
+    """(query, now, state columns) to a prefix ``[n, L, d_llm]``; one declared input per state column.
+
+    The prefix contract, for every personalizer: ``P = rms · g · (P₀ + ΔP)``. ``g`` starts at 1, ``ΔP`` at zero, and each vector of ``ΔP``
+    is capped at an rms of 3. A user without events takes the same path with everything masked.
+
+    Args:
+        config: the personalizer's section of the configuration.
+        query_dim: width of the query embedding.
+        llm_dim: ``d_llm``.
+        neutral: ``P₀``, float32 ``[L, d_llm]``, of rms 1; trained along unless ``neutral_frozen``.
+        rms: rms of the LLM's input embeddings over token occurrences.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, config: Section, query_dim: int, llm_dim: int, neutral: Tensor, rms: float, neutral_frozen: bool) -> None:
+        super().__init__()
+        self.config, self.query_dim, self.llm_dim = config, query_dim, llm_dim
+        self.rms, self.neutral_frozen = rms, neutral_frozen
+        self.length = neutral.shape[0]
+        self.neutral = nn.Parameter(neutral.clone(), requires_grad=not neutral_frozen)
+        self.gain = nn.Parameter(torch.ones(()))
 
     def align(self, aggregator: Aggregator) -> None:
         """Start from what the aggregator starts from (before training)."""
@@ -71,24 +125,37 @@ class Head(nn.Module):
     def bind(self, aggregator: Aggregator) -> None:
         """Take over what the head must know of its aggregator (before every training step)."""
 
+    def learn_rows(self, users: int) -> None:
+        """Begin training over ``users`` users; for a method with learned rows."""
+
+    def training_state(self, user: npt.NDArray[np.int64], there: npt.NDArray[np.bool_]) -> dict[str, Tensor]:
+        """State columns that are learned in training and not made from events, for users ``user``; empty where not ``there``."""
+        return {}
+
+    def forget_rows(self) -> None:
+        """Training is over: drop what was learned for single users."""
+
     def configuration(self) -> Mapping[str, Any]:
         """What rebuilds the module, beside its weights."""
-        raise NotImplementedError
+        return {
+            "personalizer": self.name,
+            self.name: self.config.model_dump(),
+            "query_dim": self.query_dim,
+            "llm_dim": self.llm_dim,
+            "length": self.length,
+            "rms": self.rms,
+            "neutral_frozen": self.neutral_frozen,
+        }
 
     def neutral_prefix(self) -> Tensor:
         """``rms·g·P₀``, ``[L, d_llm]``: what a prefix deviates from."""
-        raise NotImplementedError
+        return self.rms * self.gain * self.neutral
+
+    def contract(self, delta: Tensor) -> Tensor:
+        """The prefix of ``ΔP`` ``[n, L, d_llm]``."""
+        size = torch.sqrt(delta.square().mean(-1, keepdim=True) + 1e-12)
+        return self.neutral_prefix() + self.rms * self.gain * delta * torch.clamp(CAP / size, max=1.0)
 
     def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Prefixes; ``query`` None masks the query (the static prefix)."""
         raise NotImplementedError
-
-
-def new_aggregator(config: Config, text_dim: int) -> Aggregator:
-    """The configured personalizer's aggregator with weights drawn from the configured seed."""
-    from encoders.tide import Tide
-
-    kinds = {"tide": lambda: Tide(config.tide, text_dim)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return kinds[config.personalizer]()

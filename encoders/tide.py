@@ -8,8 +8,7 @@ Long memory: K slots with logits ``f_k(h) = 8·tanh(g_k(h)/8)`` and values ``v_k
 half-life; the last slot never decays. Short memory: the last M item codes (encoders/window.py).
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -35,9 +34,11 @@ class Tide(Aggregator):
         text_dim: width of the text encoder's vectors.
     """
 
-    def __init__(self, config: TideConfig, text_dim: int) -> None:
-        super().__init__()
-        self.config, self.text_dim = config, text_dim
+    name = "tide"
+    config: TideConfig
+
+    def __init__(self, config: TideConfig, text_dim: int, prefix_shape: tuple[int, int] | None = None) -> None:
+        super().__init__(config, text_dim, prefix_shape)
         k, d = config.slots, config.dim
         self.spec = StateSpec(
             capacity=config.window,
@@ -66,9 +67,6 @@ class Tide(Aggregator):
         half_lives = torch.logspace(np.log10(config.half_life_hours / 24), np.log10(config.half_life_days), k - 1 if k > 1 else 0)
         # softplus is inverted by log(expm1(x)).
         self.raw_decay = nn.Parameter(torch.log(torch.expm1(np.log(2) / half_lives.double())).float())
-
-    def configuration(self) -> Mapping[str, Any]:
-        return {"personalizer": "tide", "tide": self.config.model_dump(), "text_dim": self.text_dim}
 
     def fit_scales(self, events: EventBatch) -> None:
         """Centre and scale of ``value``, from the training events."""

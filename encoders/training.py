@@ -9,31 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from encoders.adapter import QueryAdapter
 from encoders.examples import Examples, Ints
-from encoders.head import TideHead
 from encoders.llm import FrozenLLM
-from encoders.personalizer import Aggregator, Head, new_aggregator
+from encoders.personalizer import Aggregator, Head
+from encoders.registry import new_aggregator, new_head
 from schemas.config import Config, TrainConfig
 from schemas.errors import InputError
 
-#: Held-out examples that one evaluation looks at.
-EVALUATED = 512
-
-
 #: Share of the steps over which the naming loss fades out.
 WARM_UP = 0.5
-
-
-class QueryAdapter(nn.Module):
-    """``q + B·A·q``, ``B`` starting at zero: float32 ``[n, dim]`` to ``[n, dim]``. The trained part of the query encoder."""
-
-    def __init__(self, dim: int, rank: int = 32) -> None:
-        super().__init__()
-        self.down, self.up = nn.Linear(dim, rank, bias=False), nn.Linear(rank, dim, bias=False)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, query: Tensor) -> Tensor:
-        return query + self.up(self.down(query))
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,9 @@ class Model(nn.Module):
         events = examples.histories(
             rows if histories is None else histories, lag_nights=lag_nights, keep=keep, size=self.config.history, now=examples.now[rows]
         )
-        state = self.aggregator(len(rows), events)
+        state = {name: x.to(device) for name, x in self.aggregator(len(rows), events).items()}
+        whose = examples.user[rows if histories is None else histories]
+        state.update(self.head.training_state(whose, np.ones(len(rows), bool) if keep is None else keep))
         self.head.bind(self.aggregator)
         now = torch.from_numpy(examples.now[rows]).to(device)
         index = examples.query[rows]
@@ -124,10 +111,18 @@ def naming_loss(prefix: Tensor, head: Head, llm: FrozenLLM, targets: list[str]) 
     return gap.square().mean() / wanted.square().mean()
 
 
-def train(examples: Examples, llm: FrozenLLM, config: Config, progress: Callable[[int, dict[str, Any]], None] | None = None) -> Trained:
+def train(
+    examples: Examples,
+    llm: FrozenLLM,
+    config: Config,
+    progress: Callable[[int, dict[str, Any]], None] | None = None,
+    *,
+    aggregator: Aggregator | None = None,
+) -> Trained:
     """Train on all but the latest examples, stop when the latest (held out) no longer gain, return the best.
 
     Args:
+        aggregator: one to use instead of a new one, its scales set; where it is frozen, only a head for it is trained.
         progress: called after each step with 1 and the running figures.
     """
     settings = config.train
@@ -135,16 +130,19 @@ def train(examples: Examples, llm: FrozenLLM, config: Config, progress: Callable
     held = max(1, int(len(order) * settings.held_out))
     training, held_out = order[:-held], order[-held:]
     rng = np.random.default_rng(config.seed)
-    if len(held_out) > EVALUATED:
-        held_out = np.sort(rng.choice(held_out, EVALUATED, replace=False))
+    if len(held_out) > settings.evaluated:
+        held_out = np.sort(rng.choice(held_out, settings.evaluated, replace=False))
     text_dim = examples.vectors.shape[1]
-    aggregator = new_aggregator(config, text_dim)
-    aggregator.fit_scales(examples.events(np.arange(len(examples.ts)), np.zeros(len(examples.ts), np.int64)))
+    if aggregator is None:
+        aggregator = new_aggregator(config, text_dim, (settings.prefix_length, llm.dim))
+        seen = examples.seen(training)
+        aggregator.fit_scales(examples.events(seen, np.zeros(len(seen), np.int64)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         neutral, frozen = llm.neutral_prefix(settings.prefix_length)
-        head = TideHead(config.tide, text_dim, llm.dim, neutral, llm.embedding_rms(examples.prompts[:2000]), frozen)
+        head = new_head(config, text_dim, llm.dim, neutral, llm.embedding_rms(examples.prompts[:2000]), frozen)
         head.align(aggregator)
+        head.learn_rows(int(examples.user.max()) + 1)
         model = Model(aggregator, QueryAdapter(text_dim), head, settings).to(llm.device)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.01)
@@ -185,5 +183,6 @@ def train(examples: Examples, llm: FrozenLLM, config: Config, progress: Callable
         raise InputError("training gave no finite loss", mend="a smaller train.learning_rate in config.toml, then tapstate train")
     model.load_state_dict(best_weights)
     model = model.cpu().eval()
+    model.head.forget_rows()
     metrics = {**best, "steps": step, "examples": len(training), "held_out": len(held_out)}
     return Trained(model.aggregator, model.adapter, model.head, metrics)

@@ -13,7 +13,15 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    EncoderDecoderModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from encoders.llm import FrozenLLM, initial_prefix
 from schemas.config import LLMConfig
@@ -62,6 +70,20 @@ def small_causal(texts: Sequence[str], width: int = 96, layers: int = 2) -> tupl
     return LlamaForCausalLM(config), wrapped
 
 
+def warm_seq2seq(model: str, encoder_layers: int, decoder_layers: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An encoder-decoder whose halves both start from the first layers of the BERT-type encoder ``model`` (directory or id).
+
+    Only the cross-attention and the output layer's transform start at random.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    made = EncoderDecoderModel.from_encoder_decoder_pretrained(
+        model, model, encoder_num_hidden_layers=encoder_layers, decoder_num_hidden_layers=decoder_layers
+    )
+    made.config.decoder_start_token_id = made.generation_config.decoder_start_token_id = tokenizer.cls_token_id
+    made.config.pad_token_id = made.generation_config.pad_token_id = tokenizer.pad_token_id
+    return made, tokenizer
+
+
 def tune(
     base: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     lessons: Lessons,
@@ -72,13 +94,18 @@ def tune(
     learning_rate: float,
     batch_size: int = 32,
     seed: int = 0,
+    embeddings: bool = True,
     progress: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> FrozenLLM:
     """A base model tuned to give ``targets`` for ``prompts``, frozen with the neutral prefix it was tuned with.
 
+    Half of the batches come without a prefix, the others behind ``P₀``, a quarter of these behind its first vectors only: a personalizer
+    whose prefix is shorter then meets an LLM that knows it.
+
     Args:
         base: makes model and tokenizer (called under the seed).
         lessons: of users and times that the later test does not touch. Some are held out: the weights that do best on them are kept.
+        embeddings: whether token embeddings are tuned along; a pretrained model's need not be, and they are most of a small one's weights.
         progress: called after each step with 1 and the running loss.
     """
     prompts, targets = lessons.prompts, lessons.targets
@@ -87,9 +114,14 @@ def tune(
         model, tokenizer = base()
         llm = FrozenLLM(model, tokenizer, config)
         model.requires_grad_(True).train()
+        if not embeddings:
+            for module in model.modules():
+                if isinstance(module, nn.Embedding) and module.num_embeddings == llm.embedding.num_embeddings:
+                    module.requires_grad_(False)
+        tuned = [p for p in model.parameters() if p.requires_grad]
         rms = llm.embedding_rms(prompts[:2000])
         neutral = nn.Parameter(initial_prefix(llm.embedding.weight, prefix_length).to(llm.device))
-        optimizer = torch.optim.AdamW([*model.parameters(), neutral], lr=learning_rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW([*tuned, neutral], lr=learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(prompts))
@@ -104,10 +136,10 @@ def tune(
             return llm.loss(prefix, [prompts[i] for i in rows], [targets[i] for i in rows])[0].mean()
 
         for step in range(1, steps + 1):
-            loss = loss_of(rng.choice(told if step <= first else training, batch_size), prefix_length if step % 2 else 0)
+            loss = loss_of(rng.choice(told if step <= first else training, batch_size), _length(step, prefix_length))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_([*model.parameters(), neutral], 1.0)
+            nn.utils.clip_grad_norm_([*tuned, neutral], 1.0)
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -125,3 +157,10 @@ def tune(
         llm.neutral = best_neutral.cpu()
         llm.model = model.eval().requires_grad_(False)
     return llm
+
+
+def _length(step: int, longest: int) -> int:
+    """Vectors of ``P₀`` that the batch of this step stands behind: none in even steps, fewer than all in every eighth."""
+    if step % 2 == 0:
+        return 0
+    return 1 + step // 8 % longest if step % 8 == 7 else longest

@@ -4,8 +4,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from encoders.llm import FrozenLLM
-from pipelines.examples import render
+from encoders.llm import FrozenLLM, render
 from schemas.errors import LeakError
 from store.client import Bundle
 

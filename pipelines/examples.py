@@ -1,12 +1,11 @@
 """Training examples from the event log: what each query's user had done, as a nightly store knew it."""
 
-import re
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from encoders.examples import DAY, Examples
+from encoders.llm import render
 from encoders.tuning import Lessons
 from pipelines.plan import shards_by
 from pipelines.update import seconds
@@ -159,8 +158,3 @@ def _similar(
 def tuning_users() -> pl.Expr:
     """Rows of the users whose events tune an LLM made from the home."""
     return (pl.col("user_key") % 10).abs() < TUNING_TENTHS
-
-
-def render(template: str, text: str, target: str = "") -> str:
-    """A prompt or item template filled in; braces in the texts are text."""
-    return "".join({"{text}": text, "{target}": target}.get(part, part) for part in re.split(r"(\{text\}|\{target\})", template))

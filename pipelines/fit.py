@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoders.checkpoint import pack_aggregator, pack_head
+from encoders.checkpoint import load_aggregator, pack_aggregator, pack_head
 from encoders.export import export_head, export_query_encoder
 from encoders.llm import FrozenLLM
+from encoders.personalizer import Aggregator
 from encoders.text import TextEncoder
 from encoders.training import train
 from encoders.tuning import Lessons, small_causal, tune
@@ -16,7 +17,7 @@ from pipelines.engines import Local
 from pipelines.examples import build_examples, read_events, tuning_pairs, tuning_users
 from pipelines.meter import Meter, Silent
 from schemas.config import Config
-from schemas.errors import NotFoundError
+from schemas.errors import CompatibilityError, NotFoundError
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home
@@ -39,18 +40,26 @@ class Fitted:
     metrics: dict[str, Any]
 
 
-def fit(home: Home, config: Config, *, meter: Meter | None = None) -> Fitted:
+def fit(home: Home, config: Config, *, head_only: bool = False, meter: Meter | None = None) -> Fitted:
     """Train on the home's events; nothing is refreshed yet.
 
     Args:
-        config: the home's configuration, perhaps with another seed or LLM.
+        config: the home's configuration, perhaps with another seed, personalizer or LLM.
+        head_only: fit another LLM's head to the aggregator in use: the states stay as they are, and so does the head that nightly
+            bundles get. The bundle of the other LLM is made by ``publish`` with this head.
 
     Raises:
         InputError: not enough events, or none with a history.
         ConfigError: no such LLM.
+        NotFoundError: there is no trained aggregator to fit a head to.
+        CompatibilityError: the aggregator's states belong to one LLM.
         ParityError: an exported graph is off.
     """
     meter, log, models = meter or Silent(), EventLog(home), Models(home)
+    kept = _kept_aggregator(home, config) if head_only else None
+    if kept:
+        # The head's shape is the states', whatever the configuration says by now.
+        config = config.model_copy(update={kept[1].name: kept[1].config, "encoder": Lines(home).encoder(kept[0])})
     until = home.ingests.last()
     encoder = TextEncoder(config.encoder)
     encode_events(log, encoder, Local(), meter, after=0, until=until)
@@ -61,12 +70,15 @@ def fit(home: Home, config: Config, *, meter: Meter | None = None) -> Fitted:
     # A home so small that one side of the split is empty trains on everybody.
     examples = build_examples(others if own and others["user_id"].n_unique() > 10 else events, cache, config)
     llm = _own_llm(home, config, tuning_pairs(events, cache, config), meter) if own else FrozenLLM.load(config.llm)
+    described = llm.describe()
     meter.start("train", config.train.steps, "steps")
-    trained = train(examples, llm, config, lambda done, figures: meter.advance("train", done, **figures))
+    trained = train(
+        examples, llm, config, lambda done, figures: meter.advance("train", done, **figures), aggregator=kept[1] if kept else None
+    )
     meter.finish("train")
     meter.start("export", 3, "graphs")
-    name, files = pack_aggregator(trained.aggregator, encoder.fingerprint, trained=True)
-    described = llm.describe()
+    trained.aggregator.settle(trained.head, trained.adapter, described)
+    name, files = (kept[0], {}) if kept else pack_aggregator(trained.aggregator, encoder.fingerprint, trained=True)
     head_name, head_files = pack_head(trained.head, trained.adapter, name, described, trained.metrics)
     spec = trained.aggregator.spec
     for file, static in (("head.onnx", False), ("static_head.onnx", True)):
@@ -78,9 +90,31 @@ def fit(home: Home, config: Config, *, meter: Meter | None = None) -> Fitted:
     meter.finish("export")
     models.save(name, files)
     models.save(head_name, head_files)
-    models.use_head(name, head_name)
-    Lines(home).open(name, config.encoder, reason=f"trained against {described['model']}, seed {config.seed}")
+    if not kept:
+        models.use_head(name, head_name)
+        Lines(home).open(name, config.encoder, reason=f"trained against {described['model']}, seed {config.seed}")
     return Fitted(name, head_name, described, trained.metrics)
+
+
+def _kept_aggregator(home: Home, config: Config) -> tuple[str, Aggregator]:
+    """Hash and modules of the newest line's aggregator, for a head of another LLM."""
+    name = Lines(home).newest()
+    if name is None:
+        raise NotFoundError("no aggregator to fit a head to", where=home.uri, mend="tapstate train, then train --head-only")
+    aggregator = load_aggregator(Models(home).directory(name), TextEncoder(Lines(home).encoder(name)).fingerprint)
+    if aggregator.name != config.personalizer:
+        raise CompatibilityError(
+            f"the aggregator in use is of {aggregator.name}, not of {config.personalizer}",
+            where=home.uri,
+            mend=f"train --head-only --personalizer {aggregator.name}, or tapstate train",
+        )
+    if aggregator.needs_llm:
+        raise CompatibilityError(
+            f"{aggregator.name}'s learned rows belong to LLM {aggregator.described['fingerprint'][:12]}: no other head fits its states",
+            where=home.uri,
+            mend="tapstate train --llm OTHER (a new line), or use tide, pplug, or tapper.row = false",
+        )
+    return name, aggregator
 
 
 def _own_llm(home: Home, config: Config, lessons: Lessons, meter: Meter) -> FrozenLLM:

@@ -31,15 +31,20 @@ GOLDEN = 3
 GOLDEN_QUERY = "what should come next"
 
 
-def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Meter | None = None) -> tuple[str, dict[str, Any]]:
+def publish(
+    home: Home, version: VersionRecord, encoder: TextEncoder, meter: Meter | None = None, *, head: str | None = None
+) -> tuple[str, dict[str, Any]]:
     """Write the bundle of a version; returns its URI and its manifest.
+
+    Args:
+        head: hash of another head than the one in use, for another LLM; ``CURRENT`` stays where it is then.
 
     Raises:
         NotFoundError: no head was trained for the version's aggregator.
         CompatibilityError: the head in use names another aggregator, or ``encoder`` is not the version's.
     """
     meter, models = meter or Silent(), Models(home)
-    name = models.current_head(version.aggregator)
+    name = head or models.current_head(version.aggregator)
     if name is None:
         raise NotFoundError(
             f"no head fits aggregator {version.aggregator[:12]}",
@@ -53,7 +58,7 @@ def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Met
             mend="put that encoder's model back where it was: tapstate lines tells where",
         )
     head_files = models.directory(name)
-    head, adapter, configuration = load_head(head_files)
+    module, adapter, configuration = load_head(head_files)
     if configuration["aggregator"] != version.aggregator:
         raise CompatibilityError(
             f"head {name[:12]} fits aggregator {configuration['aggregator'][:12]}, version {version.number} has {version.aggregator[:12]}",
@@ -68,7 +73,7 @@ def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Met
         files = write_states(workplace, States(home, version.aggregator, spec), spec, version, lambda n: meter.advance("bundle", n))
         for file in CARRIED:
             shutil.copyfile(head_files / file, workplace / file)
-        golden = _golden(workplace, files, spec, head, query_embedding(encoder, adapter, GOLDEN_QUERY), version)
+        golden = _golden(workplace, files, spec, module, query_embedding(encoder, adapter, GOLDEN_QUERY), version)
         (workplace / "golden.json").write_text(json.dumps(golden))
         made = provenance()
         llm = configuration["llm"]
@@ -88,14 +93,14 @@ def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Met
                 "length": configuration["length"],
                 "dim": configuration["llm_dim"],
                 "rms": configuration["rms"],
-                "gain": float(head.state_dict()["gain"]),
+                "gain": float(module.state_dict()["gain"]),
                 "order": "[P; text]" if llm["kind"] == "seq2seq" else "[BOS; P; text]",
             },
             "states": {"spec": bundle_spec(spec).to_json(), "files": files},
             "query_encoder": {"dim": configuration["query_dim"]},
         }
         sealed = seal(workplace, manifest)
-        uri = shelf.publish(workplace, f"v{version.number}-{name[:8]}")
+        uri = shelf.publish(workplace, f"v{version.number}-{name[:8]}", current=name == models.current_head(version.aggregator))
         meter.finish("bundle")
         return uri, sealed
     except BaseException:

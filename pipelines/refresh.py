@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from encoders.checkpoint import load_aggregator, pack_aggregator
-from encoders.personalizer import Aggregator, new_aggregator
+from encoders.personalizer import Aggregator
+from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
 from pipelines.checks import check_version
+from pipelines.described import described_llm
 from pipelines.drift import prefix_ratio
 from pipelines.encode import Encoded, encode_events
 from pipelines.engines import Engine, Local
@@ -74,7 +76,10 @@ class Refresh:
     @cached_property
     def aggregator(self) -> Aggregator:
         """The line's aggregator, refused if the encoder that is found is not its own."""
-        return load_aggregator(self.models.directory(self.aggregator_hash), self.encoder.fingerprint)
+        aggregator = load_aggregator(self.models.directory(self.aggregator_hash), self.encoder.fingerprint)
+        if aggregator.needs_llm:
+            aggregator.attach(described_llm(self.home, aggregator.described))
+        return aggregator
 
     @cached_property
     def parent(self) -> VersionRecord | None:
@@ -145,7 +150,7 @@ class Refresh:
             **provenance(),
             "aggregator": self.aggregator_hash,
             "encoder": self.encoder.fingerprint,
-            "personalizer": self.home.config.personalizer,
+            "personalizer": self.aggregator.name,
             "trained": self.models.about(self.aggregator_hash)["trained"],
             "parent": parent.number if parent else None,
             "runs": runs,

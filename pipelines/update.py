@@ -22,7 +22,8 @@ from store.events import EventLog
 from store.states import States
 
 COLUMNS = ("user_id", "user_key", "event_key", "ts", "value", "text_key", "target_key")
-CHANGES = (*COLUMNS, "event_id", "revision", "op")
+#: Read beside them for an aggregator that runs an LLM.
+TEXTS = ("text", "target")
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,21 @@ class Updater:
     def __call__(self, shard: Shard) -> Shifted:
         """Compute and stage the states of one shard."""
         plan, low, high = self.plan, shard.low, shard.high
+        columns = (*COLUMNS, *(TEXTS if self.aggregator.needs_llm else ()))
+        changes_columns = (*columns, "event_id", "revision", "op")
         if plan.kind == "rebuild":
-            events = self.log.current(COLUMNS, after=0, until=plan.last_ingest, low=low, high=high)
+            events = self.log.current(columns, after=0, until=plan.last_ingest, low=low, high=high)
             touched = again = events.select("user_id", "user_key").unique()
             parents, new_events = self._none(), len(events)
         else:
-            rows = list(self.log.scan(CHANGES, after=plan.first_ingest, until=plan.last_ingest, low=low, high=high))
-            changes = pl.concat(rows) if rows else pl.DataFrame(schema=dict.fromkeys(CHANGES, pl.Null))
+            rows = list(self.log.scan(changes_columns, after=plan.first_ingest, until=plan.last_ingest, low=low, high=high))
+            changes = pl.concat(rows) if rows else pl.DataFrame(schema=dict.fromkeys(changes_columns, pl.Null))
             touched = changes.select("user_id", "user_key").unique()
             parents, new_events = self._parents(touched), len(changes)
             again = changes.filter((pl.col("revision") > 1) | (pl.col("op") == DELETE)).select("user_id", "user_key").unique()
-            events = changes.join(again, on="user_id", how="anti").select(COLUMNS)
+            events = changes.join(again, on="user_id", how="anti").select(columns)
             if len(again):
-                whole = self.log.current(COLUMNS, after=0, until=plan.last_ingest, users=again["user_key"])
+                whole = self.log.current(columns, after=0, until=plan.last_ingest, users=again["user_key"])
                 events = pl.concat([events, whole.join(again, on="user_id", how="semi")])
         users = touched.sort("user_key", "user_id")
         table = self._update(users, events, parents, again["user_id"])
@@ -145,6 +148,8 @@ class Updater:
             text=self.cache.read(texts),
             target=vectors,
             value=events["value"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+            texts=events["text"].to_list() if self.aggregator.needs_llm else None,
+            targets=events["target"].to_list() if self.aggregator.needs_llm else None,
         )
 
 

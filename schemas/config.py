@@ -34,6 +34,24 @@ class TideConfig(Section):
     half_life_days: float = Field(1460.0, gt=0, description="longest initial half-life; one slot never decays")
 
 
+class PplugConfig(Section):
+    """Persona-Plug: a bank of item embeddings, and attention by likeness."""
+
+    items: int = Field(512, ge=1, description="latest items kept of each user")
+
+
+class TapperConfig(Section):
+    """TAP-PER: a bank of item embeddings, time-aware attention, and a learned row for each user."""
+
+    items: int = Field(512, ge=1, description="latest items kept of each user")
+    time: bool = Field(True, description="penalties on an item's age and place")
+    row: bool = Field(True, description="keep a learned prefix of each user; it belongs to one LLM")
+    row_events: int = Field(64, ge=1, description="latest events with a target that one refresh fits a row to")
+    row_session: int = Field(8, ge=1, description="events of one gradient step")
+    row_steps: int = Field(2, ge=1, description="gradient steps on each session")
+    row_rate: float = Field(0.03, gt=0, description="length of a gradient step, as rms in units of the neutral prefix")
+
+
 class LLMConfig(Section):
     """The frozen LLM the fusion head fits."""
 
@@ -55,6 +73,7 @@ class TrainConfig(Section):
     patience: int = Field(4, ge=1, description="evaluations without gain before training stops")
     evaluate_every: int = Field(100, ge=1, description="steps between evaluations on the held-out slice")
     held_out: float = Field(0.1, gt=0, lt=1, description="share of examples, the latest in time, held out for early stopping")
+    evaluated: int = Field(512, ge=1, description="held-out examples that one evaluation looks at")
     max_examples: int = Field(20_000, ge=10, description="examples sampled, at most")
     max_lag_nights: int = Field(7, ge=0, description="extra age of a training history, drawn from 0 to this")
     query_dropout: float = Field(0.3, ge=0, le=1, description="share of batches with the query masked (static prefix)")
@@ -99,13 +118,18 @@ class ScheduleConfig(Section):
     timezone: str = "UTC"
 
 
+Personalizer = Literal["tide", "pplug", "tapper"]
+
+
 class Config(Section):
     """``config.toml`` of a home."""
 
-    personalizer: Literal["tide"] = "tide"
+    personalizer: Personalizer = "tide"
     seed: int = 0
     encoder: EncoderConfig = EncoderConfig()
     tide: TideConfig = TideConfig()
+    pplug: PplugConfig = PplugConfig()
+    tapper: TapperConfig = TapperConfig()
     llm: LLMConfig = LLMConfig()
     train: TrainConfig = TrainConfig()
     refresh: RefreshConfig = RefreshConfig()
@@ -152,4 +176,4 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         # A JSON string is a TOML one, but for DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+    return repr(value).lower() if isinstance(value, bool) else repr(value)

@@ -103,8 +103,8 @@ class BundleShelf:
         Path(self.uri).mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".building-", dir=self.uri))
 
-    def publish(self, directory: Path, name: str) -> str:
-        """Move a finished bundle to its name and let ``CURRENT`` name it; returns its URI."""
+    def publish(self, directory: Path, name: str, *, current: bool = True) -> str:
+        """Move a finished bundle to its name and, unless it is for another LLM, let ``CURRENT`` name it; returns its URI."""
         if self.home.objects.remote:
             paths = sorted((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
             for path in paths:
@@ -121,5 +121,6 @@ class BundleShelf:
                 shutil.rmtree(aside)
             else:
                 directory.rename(target)
-        self.home.objects.put("bundles/CURRENT", name.encode())
+        if current:
+            self.home.objects.put("bundles/CURRENT", name.encode())
         return f"{self.uri}/{name}"

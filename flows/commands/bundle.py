@@ -10,6 +10,7 @@ from flows.console import Bars, Output, OutputOption, emit
 
 def bundle(
     version: Annotated[str | None, typer.Option(help="Number, alias or moment. [default: production]")] = None,
+    head: Annotated[str, typer.Option(help="Hash of the head, for another LLM (train --head-only); CURRENT stays. [default: in use]")] = "",
     output: OutputOption = Output.table,
 ) -> None:
     """Write a version's bundle and let CURRENT name it."""
@@ -21,7 +22,7 @@ def bundle(
     home = open_home()
     record = resolve(home, version)
     with Bars() as meter:
-        uri, manifest = publish(home, record, TextEncoder(Lines(home).encoder(record.aggregator)), meter)
+        uri, manifest = publish(home, record, TextEncoder(Lines(home).encoder(record.aggregator)), meter, head=head or None)
     states = sum(manifest["files"][file["name"]]["bytes"] for file in manifest["states"]["files"])
     emit(
         {

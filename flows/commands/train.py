@@ -6,12 +6,17 @@ import typer
 
 from flows.commands import open_home
 from flows.console import Bars, Output, OutputOption, emit
+from schemas.config import Personalizer
 
 
 def train(
     llm: Annotated[
         str, typer.Option(help="Hugging Face causal or seq2seq model, directory or id. [default: llm.model of config.toml]")
     ] = "",
+    personalizer: Annotated[Personalizer | None, typer.Option(help="tide, pplug or tapper. [default: personalizer of config.toml]")] = None,
+    head_only: Annotated[
+        bool, typer.Option("--head-only", help="Fit a head for --llm to the aggregator in use; its states and nightly bundles stay.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Another seed than the configuration's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Most optimizer steps.")] = None,
     output: OutputOption = Output.table,
@@ -26,11 +31,13 @@ def train(
     config = home.config
     if llm:
         config = config.model_copy(update={"llm": config.llm.model_copy(update={"model": llm})})
+    if personalizer is not None:
+        config = config.model_copy(update={"personalizer": personalizer})
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     if steps is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
     with Bars() as meter:
-        fitted = fit(home, config, meter=meter)
+        fitted = fit(home, config, head_only=head_only, meter=meter)
     result: dict[str, Any] = {"aggregator": fitted.aggregator, "head": fitted.head, "llm": fitted.llm, **fitted.metrics}
     emit(result, output, title="held-out slice: loss and exact answers with the right user's prefix, the default one, another user's")

@@ -128,7 +128,7 @@ def pick() -> Callable[..., EventBatch]:
     """Some events of a batch, with their users renumbered by ``users``."""
 
     def some(events: EventBatch, rows: np.ndarray, users: np.ndarray | None = None) -> EventBatch:
-        taken = EventBatch(*(array[rows] for array in vars(events).values()))
+        taken = EventBatch(*(array[rows] for array in vars(events).values() if array is not None))
         return taken if users is None else replace(taken, user=users[taken.user])
 
     return some

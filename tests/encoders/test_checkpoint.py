@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from encoders.adapter import QueryAdapter
 from encoders.checkpoint import WEIGHTS, load_aggregator, load_head, pack_aggregator, pack_head
 from encoders.head import TideHead
 from encoders.personalizer import EventBatch
 from encoders.tide import Tide
-from encoders.training import QueryAdapter
 from schemas.config import TideConfig
 from schemas.errors import CompatibilityError, CorruptError
 from schemas.states import StateBatch, StateSpec

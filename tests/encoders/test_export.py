@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from encoders import export
+from encoders.adapter import QueryAdapter
 from encoders.export import export_head, export_query_encoder, query_embedding
 from encoders.head import TideHead
 from encoders.personalizer import EventBatch
 from encoders.text import TextEncoder
 from encoders.tide import Tide
-from encoders.training import QueryAdapter
 from schemas.config import EncoderConfig
 from schemas.errors import ParityError
 from schemas.states import StateBatch

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoders.head import CAP, TideHead
-from encoders.personalizer import EventBatch
+from encoders.head import TideHead
+from encoders.personalizer import CAP, EventBatch
 from encoders.tide import Tide
 from schemas.states import StateBatch
 

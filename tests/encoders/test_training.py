@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from encoders import training
+from encoders.adapter import QueryAdapter
 from encoders.examples import DAY, Examples
 from encoders.head import TideHead
 from encoders.llm import FrozenLLM
-from encoders.training import Model, QueryAdapter, Trained, evaluate, train
+from encoders.training import Model, Trained, evaluate, train
 from schemas.config import Config
 
 ARMS = {"right", "default", "wrong"}

@@ -2,21 +2,24 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
+from encoders.tuning import small_causal
 from pipelines.evaluate import evaluate_bundle
 from pipelines.examples import read_events, tuning_users
 from pipelines.fit import fit
 from pipelines.ingest import ingest
 from pipelines.publish import publish
 from pipelines.sources.synthetic import SyntheticSource
-from schemas.config import TrainConfig
-from schemas.errors import InputError
+from schemas.config import LLMConfig, PplugConfig, TapperConfig, TrainConfig
+from schemas.errors import CompatibilityError, InputError, NotFoundError
 from schemas.records import VersionRecord
 from store.client import Bundle
 from store.events import EventLog
@@ -85,3 +88,63 @@ def test_a_home_without_histories_is_refused(new_home: Callable[..., Home], put:
     put(home, [{"user_id": f"u{i}", "ts": "2024-01-01", "text": "once", "target": "x"} for i in range(40)])
     with pytest.raises(InputError, match="training needs 10"):
         fit(home, home.config)
+
+
+@pytest.fixture(scope="module")
+def other_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny causal LLM that no home made."""
+    torch.manual_seed(7)
+    directory = tmp_path_factory.mktemp("llm")
+    model, tokenizer = small_causal(["planning breakfast"] * 40, width=48, layers=1)
+    FrozenLLM(model, tokenizer, LLMConfig()).save(directory)
+    return directory
+
+
+@pytest.mark.parametrize("personalizer", ["tide", "pplug", "tapper"])
+def test_every_personalizer_is_refreshed_bundled_and_served(
+    new_home: Callable[..., Home], night: Callable[..., VersionRecord], source: SyntheticSource, other_llm: Path, personalizer: str
+) -> None:
+    """One night and one more through the same calls; then another LLM's head on the same states, where they belong to none."""
+    sections = {"pplug": PplugConfig(items=6), "tapper": TapperConfig(items=6, row_events=4, row_session=2, row_steps=1)}
+    home = new_home(train=TRAIN, personalizer=personalizer, **sections)
+    ingest(home, replace(source, last_day=11), historical=True)
+    if personalizer == "tapper":
+        with pytest.raises(CompatibilityError, match="belong to an LLM"):
+            night(home)
+    fitted = fit(home, home.config)
+    first = night(home)
+    ingest(home, replace(source, first_day=11), historical=True)
+    second = night(home)
+    assert (first.personalizer, second.aggregator, second.parent) == (personalizer, fitted.aggregator, first.number)
+    assert 0 < second.users_changed < second.users
+    encoder = TextEncoder(home.config.encoder)
+    bundle = Bundle.open(publish(home, second, encoder)[0])
+    bundle.verify()
+    users = next(iter(source.batches())).rows["user_id"].unique().sort()[:2].to_list()
+    mine, theirs, nobody = bundle.prefix([*users, "nobody"], ["planning breakfast"] * 3).prefix
+    assert mine.shape == (2, fitted.llm["hidden_size"])
+    assert not np.array_equal(mine, theirs)
+    assert not np.array_equal(mine, nobody)
+    config = home.config.model_copy(update={"llm": LLMConfig(model=str(other_llm))})
+    if personalizer == "tapper":
+        with pytest.raises(CompatibilityError, match="no other head fits"):
+            fit(home, config, head_only=True)
+        return
+    other = fit(home, config, head_only=True)
+    assert other.aggregator == fitted.aggregator
+    assert other.llm["hidden_size"] == 48
+    assert Models(home).current_head(fitted.aggregator) == fitted.head
+    uri, manifest = publish(home, second, encoder, head=other.head)
+    assert Bundle.open(uri).prefix(users, ["planning breakfast"] * 2).prefix.shape == (2, 2, 48)
+    assert manifest["llm"]["fingerprint"] == other.llm["fingerprint"]
+    assert Bundle.open(f"{home.uri}/bundles").manifest["head"] == fitted.head
+
+
+def test_a_head_alone_needs_an_aggregator_of_its_kind(new_home: Callable[..., Home], source: SyntheticSource) -> None:
+    home = new_home(train=TRAIN)
+    ingest(home, source, historical=True)
+    with pytest.raises(NotFoundError, match="no aggregator"):
+        fit(home, home.config, head_only=True)
+    fit(home, home.config)
+    with pytest.raises(CompatibilityError, match="is of tide"):
+        fit(home, home.config.model_copy(update={"personalizer": "pplug"}), head_only=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from encoders.adapter import QueryAdapter
 from encoders.checkpoint import pack_aggregator, pack_head
 from encoders.export import export_head, export_query_encoder
 from encoders.head import TideHead
-from encoders.personalizer import new_aggregator
+from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
-from encoders.training import QueryAdapter
 from pipelines.publish import publish
 from schemas.config import Config, EncoderConfig, TideConfig
 from schemas.errors import CompatibilityError, CorruptError, NotFoundError

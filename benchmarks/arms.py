@@ -1,0 +1,319 @@
+"""The arms: every way of answering that the benchmark compares, each from histories as a nightly store holds them.
+
+States are built by ``update`` and read back in a bundle's types, so that quality is that of the bytes which serving has.
+"""
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.datasets import Bench, ShuffledDates, of_strangers, without_histories
+from benchmarks.metrics import label_index, rouge, score_errors
+from encoders.examples import DAY, Examples, Ints
+from encoders.llm import FrozenLLM
+from encoders.personalizer import Aggregator, EventBatch
+from encoders.tide import Tide
+from encoders.training import Trained, train
+from schemas.config import Config, PplugConfig, TapperConfig, TrainConfig
+from schemas.errors import CorruptError
+from schemas.states import StateBatch
+
+#: Items of a history that an arm may read when judged: what the banks keep. tide's slots alone would take more.
+HISTORY = 512
+PROMPTED = ("none", "recency", "bm25")
+TRAINED = (
+    "default",
+    "tide",
+    "tapper",
+    "pplug",
+    "tide-window",
+    "tide-shuffled-users",
+    "tide-slots",
+    "tapper-no-time",
+    "tapper-no-user-row",
+    "tide-shuffled-dates",
+)
+REFERENCE = ("own-majority", "last-label")
+ARMS = ("none", "default", "tide", "tapper", "pplug", "tide-window", "tide-shuffled-users", "recency", "bm25", *REFERENCE, *TRAINED[6:])
+#: Examples judged at a time, and answers written out per split for the writing tasks.
+BATCH, WRITTEN = 64, 300
+#: Latest events that a user's row is fitted from, histories of its examples included.
+ROW_HISTORY = 160
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every trained arm gets: the same steps, batch, rate and items; ``lag`` ages the judged states by so many nights."""
+
+    steps: int = 150
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    history: int = 64
+    evaluated: int = 128
+    lag: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one arm made of some examples; arrays in the order of ``event``."""
+
+    event: Ints
+    user: Ints
+    history: Ints
+    columns: dict[str, npt.NDArray[np.float64]]
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """For ``np.savez``."""
+        return {"event": self.event, "user": self.user, "history": self.history, **self.columns}
+
+
+Prefixes = Callable[[Ints], torch.Tensor]
+
+
+def judge(bench: Bench, llm: FrozenLLM, rows: Ints, prefixes: Prefixes, prompts: list[str] | None = None) -> Outcome:
+    """Loss and answers of the examples ``rows`` under ``prefixes``, greedy."""
+    examples, kind = bench.examples, bench.task.kind
+    asked = [examples.prompts[i] for i in rows] if prompts is None else prompts
+    golds = [examples.targets[i] for i in rows]
+    losses, answers = [], []
+    for start in range(0, len(rows), BATCH):
+        part = slice(start, start + BATCH)
+        with torch.no_grad():
+            prefix = prefixes(rows[part])
+            losses.append(llm.loss(prefix, asked[part], golds[part])[0])
+        if kind != "text" or start < WRITTEN:
+            answers += llm.generate(prefix, asked[part])
+    columns = {"nll": torch.cat(losses).double().cpu().numpy()}
+    if kind == "label":
+        columns.update(found=label_index(answers, bench.labels), gold=label_index(golds, bench.labels))
+        columns["accuracy"] = (columns["found"] == columns["gold"]).astype(np.float64)
+    elif kind == "rating":
+        error = score_errors(answers, golds)
+        columns.update(mae=np.abs(error), squared=np.square(error))
+    else:
+        for name, scores in rouge(answers, golds[: len(answers)]).items():
+            columns[name] = np.concatenate([scores, np.full(len(golds) - len(scores), np.nan)])
+    return Outcome(bench.event[rows], examples.user[rows], stops_of(examples, rows) - examples.first[rows], columns)
+
+
+def stops_of(examples: Examples, rows: Ints) -> Ints:
+    """Where the history of each example ends, as the last night before it knew it."""
+    stops: Ints = examples.stops(rows, examples.now[rows] // DAY * DAY)
+    return stops
+
+
+def refuse_leaks(examples: Examples, rows: Ints, own: Ints) -> None:
+    """Look at histories as an arm would get them, from outside.
+
+    Args:
+        own: the event that each example asks about.
+
+    Raises:
+        CorruptError: a history holds something not known before its night, or the very event that is asked.
+    """
+    known = dict(zip(examples.key.tolist(), examples.known.tolist(), strict=True))
+    for row in rows:
+        keys = examples.histories(np.array([row]), size=HISTORY).key.tolist()
+        night = int(examples.now[row]) // DAY * DAY
+        late = [key for key in keys if known[key] >= night]
+        if late or int(examples.key[own[row]]) in keys:
+            raise CorruptError(
+                f"the history of example {row} holds {len(late) or 'its own event,'} {'events of its own day or later' if late else ''}",
+                where="benchmark",
+                mend="cut histories at the last night before the query",
+            )
+
+
+def prompted(bench: Bench, arm: str, rows: Ints) -> list[str]:
+    """Prompts of ``none``, ``recency`` and ``bm25``: up to four items of the history before the query, the best nearest to it."""
+    examples, prompts = bench.examples, []
+    for row in rows:
+        first, stop = examples.first[row], stops_of(examples, np.array([row]))[0]
+        held = np.arange(max(first, stop - HISTORY), stop)
+        if arm == "none":
+            held = held[:0]
+        elif arm == "recency":
+            held = held[-4:]
+        else:
+            held = held[_bm25(examples.prompts[row], bench.items[held].tolist())[-4:]]
+        prompts.append("".join(bench.items[held]) + examples.prompts[row])
+    return prompts
+
+
+def _bm25(query: str, items: list[str], k: float = 1.5, b: float = 0.75) -> Ints:
+    """Places of the items, worst first; ties by age."""
+    words = [re.findall(r"[a-z0-9]+", item.lower()) for item in items]
+    counts = [Counter(w) for w in words]
+    mean = max(1.0, float(np.mean([len(w) for w in words] or [1])))
+    score = np.zeros(len(items))
+    for word in set(re.findall(r"[a-z0-9]+", query.lower())):
+        holds = np.array([c[word] for c in counts], np.float64)
+        rare = np.log(1 + (len(items) - (holds > 0).sum() + 0.5) / ((holds > 0).sum() + 0.5))
+        score += rare * holds * (k + 1) / (holds + k * (1 - b + b * np.array([len(w) for w in words]) / mean))
+    return np.argsort(score, kind="stable")
+
+
+class Ablated(Tide):
+    """tide with one of its memories always empty."""
+
+    empty = ""
+
+    def forward(self, users: int, events: EventBatch) -> dict[str, torch.Tensor]:
+        """As ``Tide.forward``, with the empty memory masked."""
+        state = super().forward(users, events)
+        name, nothing = ("slot_mass", -torch.inf) if self.empty == "slots" else ("window_scale", 0.0)
+        return {**state, name: torch.full_like(state[name], nothing)}
+
+    def update(self, states: StateBatch, events: EventBatch) -> StateBatch:
+        """As ``Tide.update``, without that memory."""
+        state = super().update(states, events)
+        if self.empty == "slots":
+            return StateBatch({**state.columns, "slot_mass": np.full_like(state.columns["slot_mass"], -np.inf)}, state.offsets)
+        items = {c.name: state.columns[c.name][:0] for c in self.spec.columns if c.per == "item"}
+        return StateBatch({**state.columns, **items}, np.zeros_like(state.offsets))
+
+
+def arm_config(arm: str, seed: int, budget: Budget) -> Config:
+    """The configuration that an arm is trained with."""
+    method = arm.split("-")[0] if arm != "default" else "tide"
+    return Config(
+        seed=seed,
+        personalizer=method,
+        pplug=PplugConfig(items=HISTORY),
+        tapper=TapperConfig(
+            items=HISTORY,
+            time=arm != "tapper-no-time",
+            row=arm != "tapper-no-user-row",
+            row_events=32,
+            row_session=8,
+            row_steps=1,
+            row_rate=0.05,
+        ),
+        train=TrainConfig(
+            # Persona-Plug's own prefix is one instruction vector and one personal vector.
+            prefix_length=2 if method == "pplug" else 8,
+            steps=budget.steps,
+            batch_size=budget.batch_size,
+            learning_rate=budget.learning_rate,
+            history=budget.history,
+            evaluate_every=max(1, budget.steps // 2),
+            evaluated=budget.evaluated,
+            patience=100,
+            query_dropout=0.1,
+        ),
+    )
+
+
+def variant(arm: str, examples: Examples, seed: int) -> Examples:
+    """The examples as the arm gets them: all, without histories, or with a control's."""
+    if arm == "default":
+        return without_histories(examples)
+    if arm == "tide-shuffled-users":
+        return of_strangers(examples, seed)
+    if arm == "tide-shuffled-dates":
+        return ShuffledDates(**vars(examples))
+    return examples
+
+
+def learn(bench: Bench, llm: FrozenLLM, arm: str, seed: int, budget: Budget) -> Trained:
+    """Train an arm on its training examples."""
+    examples = variant(arm, bench.examples, seed)
+    config = arm_config(arm, seed, budget)
+    started, step = time.monotonic(), 0
+
+    def progress(done: int, figures: dict[str, Any]) -> None:
+        nonlocal step
+        step += done
+        if step % 25 == 0:
+            print(f"{arm} {seed} step {step} {figures['loss']:.3f} {time.monotonic() - started:.0f}s", file=sys.stderr, flush=True)
+
+    own = examples.take(bench.rows(seed, "train"))
+    aggregator = None
+    if arm in ("tide-window", "tide-slots"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            aggregator = Ablated(config.tide, own.vectors.shape[1])
+        aggregator.empty = "slots" if arm == "tide-window" else "window"
+        seen = own.seen(np.arange(len(own)))
+        aggregator.fit_scales(own.events(seen, np.zeros(len(seen), np.int64)))
+    trained = train(own, llm, config, progress, aggregator=aggregator)
+    trained.aggregator.settle(trained.head, trained.adapter, llm.describe())
+    if trained.aggregator.needs_llm:
+        trained.aggregator.attach(llm)
+    return trained
+
+
+def served(bench: Bench, trained: Trained, arm: str, seed: int, budget: Budget, rows: Ints) -> Prefixes:
+    """Prefixes from a bundle's bytes for the examples ``rows``, each with the state of its last night."""
+    examples, aggregator = variant(arm, bench.examples, seed), trained.aggregator
+    learned = _rows(bench, trained, rows) if aggregator.needs_llm else None
+    device = next(trained.head.parameters()).device
+
+    def prefixes(batch: Ints) -> torch.Tensor:
+        events = examples.histories(batch, lag_nights=budget.lag, size=HISTORY)
+        state = aggregator.update(StateBatch.empty(len(batch), aggregator.spec), events)
+        if learned is not None:
+            state = StateBatch({**state.columns, "user_row": np.stack([learned[u] for u in examples.user[batch]])}, state.offsets)
+        inputs = bundled(state, aggregator)
+        query = torch.from_numpy(examples.vectors[examples.query[batch]]).to(device).float()
+        prefix: torch.Tensor = trained.head(trained.adapter(query), torch.from_numpy(examples.now[batch]).to(device), inputs)
+        return prefix
+
+    return prefixes
+
+
+def bundled(state: StateBatch, aggregator: Aggregator) -> dict[str, torch.Tensor]:
+    """The head's inputs from states in a bundle's types."""
+    spec = aggregator.spec
+    kept = StateBatch.from_arrow(state.to_arrow(spec, bundle=True), spec, bundle=True)
+    return {name: torch.from_numpy(x) for name, x in kept.head_inputs(spec).items()}
+
+
+def _rows(bench: Bench, trained: Trained, rows: Ints) -> dict[int, npt.NDArray[np.float32]]:
+    """``P_u`` of the users of ``rows``, fitted to what was known the night before each user's first judged example."""
+    examples, aggregator = bench.examples, trained.aggregator
+    early = rows[np.argsort(examples.now[rows], kind="stable")]
+    users, place = np.unique(examples.user[early], return_index=True)
+    stops = stops_of(examples, early[place])
+    starts = np.maximum(examples.first[early[place]], stops - ROW_HISTORY)
+    found: dict[int, npt.NDArray[np.float32]] = {}
+    for start in range(0, len(users), 16):
+        some = slice(start, start + 16)
+        events = np.concatenate([np.arange(a, b) for a, b in zip(starts[some], stops[some], strict=True)])
+        owner = np.repeat(np.arange(len(users[some])), stops[some] - starts[some])
+        batch = with_texts(bench, examples.events(events, owner), events)
+        state = aggregator.update(StateBatch.empty(len(users[some]), aggregator.spec), batch)
+        found.update(zip(users[some].tolist(), state.columns["user_row"], strict=True))
+    return found
+
+
+def with_texts(bench: Bench, batch: EventBatch, events: Ints) -> EventBatch:
+    """The batch with the texts that tapper's rows are fitted through."""
+    return replace(batch, texts=bench.texts[events].tolist(), targets=bench.targets[events].tolist())
+
+
+def references(bench: Bench, arm: str, rows: Ints) -> Outcome:
+    """``own-majority`` and ``last-label``: guesses from the user's own labels at the last night; label tasks only."""
+    examples, found = bench.examples, []
+    for row in rows:
+        first, stop = examples.first[row], stops_of(examples, np.array([row]))[0]
+        past = [label for label in bench.targets[first:stop] if label is not None]
+        if not past:
+            found.append("")
+        elif arm == "last-label":
+            found.append(past[-1])
+        else:
+            counts = Counter(past)
+            found.append(max(reversed(past), key=lambda label: counts[label]))
+    golds = label_index([examples.targets[i] for i in rows], bench.labels)
+    guessed = label_index(found, bench.labels)
+    columns = {"found": guessed, "gold": golds, "accuracy": (guessed == golds).astype(np.float64)}
+    return Outcome(bench.event[rows], examples.user[rows], stops_of(examples, rows) - examples.first[rows], columns)

@@ -1,0 +1,133 @@
+"""The quality benchmark: every arm, on real histories, against one frozen LLM a task.
+
+``python -m benchmarks.quality [--task T] [--arm A] [--seed S] [--split known|new] [--data DIR]`` runs any part of it. What each example
+came to is kept in ``benchmarks/.cache`` (no texts); the tables in ``benchmarks/results`` are made from all that is kept there.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks import arms
+from benchmarks.arms import ARMS, PROMPTED, REFERENCE, TRAINED, Budget, Outcome
+from benchmarks.costs import costs
+from benchmarks.datasets import TASKS, Bench, build, describe
+from benchmarks.frozen import CACHE, config_for, frozen_llm
+from benchmarks.tables import write_tables
+from encoders.examples import Ints
+from encoders.llm import FrozenLLM
+from encoders.text import TextEncoder
+from schemas.config import EncoderConfig
+from schemas.errors import TapstateError
+
+SPLITS: tuple[Literal["known", "new"], ...] = ("known", "new")
+
+
+def device() -> str:
+    """What a row says it was made on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    return f"CPU {model or platform.machine()}, {os.cpu_count()} cores"
+
+
+def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str, ...], budget: Budget, most: int) -> dict[str, Any]:
+    """Outcomes of one arm by split, and what it costs."""
+    rows = {split: bench.rows(seed, cast(Any, split), most) for split in splits}
+    every = np.concatenate(list(rows.values()))
+    sample = np.random.default_rng(seed).choice(every, min(50, len(every)), replace=False)
+    arms.refuse_leaks(bench.examples, sample, bench.event)
+    found: dict[str, Any] = {"costs": {}}
+    if arm in REFERENCE:
+        found.update({split: arms.references(bench, arm, chosen) for split, chosen in rows.items()})
+    elif arm in PROMPTED:
+
+        def nothing(batch: Ints) -> torch.Tensor:
+            return torch.zeros(len(batch), 0, llm.dim)
+
+        found.update({s: arms.judge(bench, llm, r, nothing, arms.prompted(bench, arm, r)) for s, r in rows.items()})
+    else:
+        trained = arms.learn(bench, llm, arm, seed, budget)
+        prefixes = arms.served(bench, trained, arm, seed, budget, every)
+        found.update({split: arms.judge(bench, llm, chosen, prefixes) for split, chosen in rows.items()})
+        found["costs"] = costs(bench, trained, arm, every)
+    return found
+
+
+def keep(directory: Path, name: str, outcome: Outcome, about: dict[str, Any]) -> None:
+    """One arm, seed and split: arrays and what made them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(directory / f"{name}.npz", **outcome.arrays())  # type: ignore[arg-type]
+    (directory / f"{name}.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+
+
+def run(
+    task: Annotated[list[str] | None, typer.Option(help="Tasks; again for more. [default: all]")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Arms; again for more. [default: all]")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seeds; again for more. [default: 0, 1 and 2]")] = None,
+    split: Annotated[str, typer.Option(help="known, new, or both.")] = "both",
+    data: Annotated[Path, typer.Option(help="Directory of the data sets.")] = Path("../shared/data"),
+    source: Annotated[str, typer.Option(help="Data set of the task, where it has several.")] = "",
+    cache: Annotated[Path, typer.Option(help="Encoded texts, tuned LLMs, outcomes of single examples.")] = CACHE,
+    results: Annotated[Path, typer.Option(help="Where quality.json and verdicts.json are.")] = Path(__file__).parent / "results",
+    steps: Annotated[int, typer.Option(help="Steps of every trained arm.")] = Budget.steps,
+    examples: Annotated[int, typer.Option(help="Test examples of a split, at most.")] = 1_000,
+    tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 200,
+    tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
+) -> None:
+    """Run arms, keep their outcomes, and make the tables."""
+    unknown = set(arm or []) - set(ARMS) | set(task or []) - {t.name for t in TASKS}
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join(ARMS)}; tasks: {', '.join(sorted({t.name for t in TASKS}))}")
+    budget = replace(Budget(), steps=steps)
+    encoder = None if tables else TextEncoder(EncoderConfig())
+    for one in TASKS:
+        if encoder is None or (task and one.name not in task) or (source and one.data != source):
+            continue
+        try:
+            bench = build(one, data, cache, encoder, config_for(one.kind))
+        except TapstateError as error:
+            sys.exit(str(error))
+        print(describe(bench), file=sys.stderr, flush=True)
+        llm = frozen_llm(bench, cache, steps=tuning_steps)
+        for number in seed if seed is not None else [0, 1, 2]:
+            for name in arm or ARMS:
+                if name in REFERENCE and one.kind != "label":
+                    continue
+                _one(bench, llm, name, number, SPLITS if split == "both" else (split,), budget, examples, cache)
+                write_tables(cache / "outcomes", results)
+    write_tables(cache / "outcomes", results)
+
+
+def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, ...], budget: Budget, most: int, cache: Path) -> None:
+    """Run one arm unless the same was kept before."""
+    made = {"llm": llm.fingerprint, "seed": seed, "examples": most, "device": device()}
+    if name in TRAINED:
+        made["budget"] = asdict(budget)
+    key = hashlib.sha256(json.dumps({**made, "device": ""}, sort_keys=True).encode()).hexdigest()[:12]
+    directory = cache / "outcomes" / f"{bench.task.name}@{bench.task.data}"
+    missing = tuple(s for s in splits if not (directory / f"{name}-{seed}-{s}-{key}.json").is_file())
+    if not missing:
+        return
+    started = time.monotonic()
+    found = run_arm(bench, llm, name, seed, missing, budget, most)
+    for one in missing:
+        about = {**made, "task": bench.task.name, "data": bench.task.data, "kind": bench.task.kind, "arm": name, "split": one}
+        keep(directory, f"{name}-{seed}-{one}-{key}", found[one], {**about, "labels": len(bench.labels), "costs": found["costs"]})
+        means = {c: round(float(np.nanmean(x)), 4) for c, x in found[one].columns.items() if c not in ("found", "gold")}
+        line = {"arm": name, "seed": seed, "split": one, "n": len(found[one].event), **means, "s": round(time.monotonic() - started)}
+        print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(run)

@@ -1,0 +1,157 @@
+"""From outcomes of single examples to ``quality.json`` and ``verdicts.json``: means, seeds pooled, intervals by bootstrap over users."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.metrics import macro_f1_of
+
+RESAMPLES = 1_000
+COSTS = (
+    "trained_params",
+    "stored_params_per_user",
+    "stored_bytes_per_user",
+    "stored_bytes_at_512_items",
+    "ms_per_query",
+    "night_seconds",
+)
+#: The comparisons: an arm against others. Positive differences are the arm's gain.
+PAIRS = (
+    *(("tide", other) for other in ("none", "default", "recency", "bm25", "pplug", "tapper", "tapper-no-time", "tapper-no-user-row")),
+    *(("tide", other) for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "own-majority")),
+    *((other, "default") for other in ("tapper", "pplug", "tide-shuffled-users")),
+    ("default", "none"),
+)
+LOWER_IS_BETTER = {"nll", "mae", "rmse"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm, seed and split."""
+
+    about: dict[str, Any]
+    arrays: dict[str, npt.NDArray[Any]]
+
+
+def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
+    """(task, data, split, arm) to seed to its latest run."""
+    found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
+    for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime):
+        about = json.loads(path.read_text())
+        with np.load(path.with_suffix(".npz")) as arrays:
+            run = Run(about, dict(arrays))
+        found[about["task"], about["data"], about["split"], about["arm"]][about["seed"]] = run
+    return found
+
+
+def metrics_of(run: Run) -> list[str]:
+    """The metrics a run has figures for."""
+    names = {"label": ["accuracy", "f1"], "rating": ["mae", "rmse"], "text": ["rouge1", "rougeL"]}[run.about["kind"]]
+    return names + (["nll"] if "nll" in run.arrays else [])
+
+
+def value(metric: str, arrays: dict[str, npt.NDArray[Any]], labels: int) -> float:
+    """One figure over all examples of ``arrays``."""
+    if metric == "f1":
+        return macro_f1_of(arrays["found"], arrays["gold"], labels)
+    if metric == "rmse":
+        return float(np.sqrt(np.nanmean(arrays["squared"])))
+    return float(np.nanmean(arrays[metric]))
+
+
+def resampled(metric: str, runs: list[Run], draws: npt.NDArray[np.int64], users: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The figure under each draw of users, ``[draws]``; all seeds' examples of a user are drawn together.
+
+    Args:
+        draws: int64 ``[draws, users]``, how often each user is drawn.
+        users: the users, ascending.
+    """
+    owner = np.searchsorted(users, np.concatenate([r.arrays["user"] for r in runs]))
+    if metric == "f1":
+        labels = runs[0].about["labels"]
+        counts = np.zeros((3, len(users), labels))
+        found, gold = (np.concatenate([r.arrays[name] for r in runs]).astype(int) for name in ("found", "gold"))
+        hit = found == gold
+        np.add.at(counts[0], (owner[hit], gold[hit]), 1)
+        np.add.at(counts[1], (owner, gold), 1)
+        valid = found >= 0
+        np.add.at(counts[2], (owner[valid], found[valid]), 1)
+        right, wanted, given = (draws @ c for c in counts)
+        return np.asarray((2 * right / np.maximum(wanted + given, 1e-12)).mean(1))
+    column = np.concatenate([r.arrays["squared" if metric == "rmse" else metric] for r in runs])
+    there = ~np.isnan(column)
+    total = np.bincount(owner[there], weights=column[there], minlength=len(users))
+    size = np.bincount(owner[there], minlength=len(users))
+    mean = (draws @ total) / np.maximum(draws @ size, 1)
+    return np.asarray(np.sqrt(mean) if metric == "rmse" else mean)
+
+
+def _draws(users: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(0).multinomial(users, np.full(users, 1 / users), RESAMPLES)
+
+
+def _users(runs: list[Run]) -> npt.NDArray[np.int64]:
+    return np.unique(np.concatenate([r.arrays["user"] for r in runs]))
+
+
+def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list[dict[str, Any]]:
+    """One row per task, data, split, arm and metric."""
+    rows = []
+    for (task, data, split, arm), by_seed in sorted(found.items()):
+        runs = [by_seed[s] for s in sorted(by_seed)]
+        users = _users(runs)
+        for metric in metrics_of(runs[0]):
+            each = [value(metric, r.arrays, r.about["labels"]) for r in runs]
+            spread = resampled(metric, runs, _draws(len(users)), users)
+            costs = [r.about["costs"] for r in runs]
+            row: dict[str, Any] = {"task": task, "data": data, "split": split, "arm": arm, "metric": metric}
+            row["mean"] = float(np.mean(each))
+            row.update(low=float(np.quantile(spread, 0.025)), high=float(np.quantile(spread, 0.975)), std=float(np.std(each)))
+            row.update(seeds=len(runs), users=len(users), examples=sum(len(r.arrays["user"]) for r in runs))
+            row.update({c: float(np.mean([x[c] for x in costs])) if all(c in x for x in costs) else None for c in COSTS})
+            row.update(llm=runs[-1].about["llm"], device=runs[-1].about["device"])
+            rows.append({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+    return rows
+
+
+def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list[dict[str, Any]]:
+    """Paired differences over the seeds that both arms ran, on the same examples and the same draws of users."""
+    rows = []
+    for task, data, split in sorted({key[:3] for key in found}):
+        for arm, against in PAIRS:
+            ours, theirs = found.get((task, data, split, arm), {}), found.get((task, data, split, against), {})
+            seeds = [s for s in sorted(set(ours) & set(theirs)) if np.array_equal(ours[s].arrays["event"], theirs[s].arrays["event"])]
+            if not seeds:
+                continue
+            mine, other = [ours[s] for s in seeds], [theirs[s] for s in seeds]
+            users = _users(mine)
+            draws = np.concatenate([np.ones((1, len(users)), np.int64), _draws(len(users))])
+            for metric in metrics_of(mine[0]):
+                if metric not in metrics_of(other[0]):
+                    continue
+                gap = resampled(metric, mine, draws, users) - resampled(metric, other, draws, users)
+                gap = -gap if metric in LOWER_IS_BETTER else gap
+                low, high = np.quantile(gap[1:], [0.025, 0.975])
+                row: dict[str, Any] = {"task": task, "data": data, "split": split, "metric": metric, "arm": arm, "against": against}
+                row.update(difference=round(float(gap[0]), 5), low=round(float(low), 5), high=round(float(high), 5))
+                rows.append({**row, "users": len(users), "seeds": len(seeds)})
+    return rows
+
+
+def write_tables(outcomes: Path, results: Path) -> None:
+    """Merge the rows that ``outcomes`` gives into the two files of ``results``."""
+    results.mkdir(parents=True, exist_ok=True)
+    found = load(outcomes)
+    for name, rows, keys in (
+        ("quality.json", quality_rows(found), ("task", "data", "split", "arm", "metric")),
+        ("verdicts.json", verdict_rows(found), ("task", "data", "split", "metric", "arm", "against")),
+    ):
+        path = results / name
+        held = json.loads(path.read_text()) if path.is_file() else []
+        merged = {tuple(row[k] for k in keys): row for row in [*held, *rows]}
+        path.write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")
