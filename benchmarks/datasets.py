@@ -20,8 +20,8 @@ import numpy.typing as npt
 import polars as pl
 
 from encoders.examples import DAY, Examples, Ints
-from encoders.llm import render
 from encoders.personalizer import EventBatch
+from encoders.prompts import render
 from encoders.text import TextEncoder
 from encoders.tuning import Lessons
 from schemas.config import LLMConfig

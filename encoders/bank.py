@@ -3,6 +3,7 @@
 Nothing in it is learned, so a bank outlives every head. Merging is selection by (time, event key), and exact.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Bank(Aggregator):
         self.spec = StateSpec(
             capacity=config.items,
             columns=(
+                Column(name="center", dtype="float32", shape=(2 * text_dim,), head=False),
                 Column(name="item_text", dtype="float16", shape=(text_dim,), per="item"),
                 Column(name="item_target", dtype="float16", shape=(text_dim,), per="item"),
                 Column(name="item_time", dtype="int64", per="item", head=timed),
@@ -45,14 +47,16 @@ class Bank(Aggregator):
         kept = window.latest(user, time, key, self.config.items)
         # Old items come first in what was joined: each vector is copied once, from where it lies.
         old, size = kept < len(states.columns["item_time"]), len(states.columns["item_time"])
-        columns = dict(states.columns)
+        columns: dict[str, npt.NDArray[Any]] = dict(states.columns)
         columns.update(item_time=time[kept], item_key=key[kept])
         for name, new in (("item_text", events.text), ("item_target", events.target)):
             joined = np.empty((len(kept), self.text_dim), np.float16)
             joined[old] = states.columns[name][kept[old]]
             joined[~old] = new[kept[~old] - size]
             columns[name] = joined
-        return StateBatch(columns, np.searchsorted(user[kept], np.arange(len(states) + 1)).astype(np.int64))
+        offsets = np.searchsorted(user[kept], np.arange(len(states) + 1)).astype(np.int64)
+        columns["center"] = _center(columns, offsets)
+        return StateBatch(columns, offsets)
 
     def forward(self, users: int, events: EventBatch) -> dict[str, Tensor]:
         kept = window.latest(events.user, events.ts, events.key, self.config.items)
@@ -69,6 +73,18 @@ class Bank(Aggregator):
             padded[owner, place] = sources[column.name][kept]
             out[column.name] = torch.from_numpy(padded)
         return out
+
+
+def _center(columns: Mapping[str, npt.NDArray[Any]], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Mean of each user's text and target vectors: what checks and comparisons of versions see of a bank. No head reads it."""
+    lengths, some = np.diff(offsets), np.flatnonzero(np.diff(offsets))
+    halves = []
+    for name in ("item_text", "item_target"):
+        sums = np.zeros((len(lengths), columns[name].shape[1]), np.float32)
+        if len(some):
+            sums[some] = np.add.reduceat(columns[name], offsets[some], axis=0, dtype=np.float32)
+        halves.append(sums / np.maximum(lengths, 1)[:, None].astype(np.float32))
+    return np.concatenate(halves, 1)
 
 
 def there(text: Tensor) -> Tensor:

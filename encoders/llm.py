@@ -3,7 +3,6 @@
 Input order: encoder-decoder ``[P; text]``, causal ``[BOS; P; text]``. The model's own parameters never change here.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -218,8 +217,3 @@ def initial_prefix(embeddings: Tensor, length: int) -> Tensor:
     rows = embeddings.detach().float().cpu()
     picked = rows[torch.linspace(0, len(rows) - 1, length).long()]
     return picked / picked.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
-
-
-def render(template: str, text: str, target: str = "") -> str:
-    """A prompt or item template filled in; braces in the texts are text."""
-    return "".join({"{text}": text, "{target}": target}.get(part, part) for part in re.split(r"(\{text\}|\{target\})", template))

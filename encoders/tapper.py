@@ -9,8 +9,10 @@ what a refresh stores is what gradient steps on the user's own events make of it
 ``update`` runs the LLM, and the state belongs to that LLM.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +22,14 @@ from torch import Tensor, nn
 from encoders import window
 from encoders.adapter import QueryAdapter
 from encoders.bank import Bank, there
-from encoders.llm import FrozenLLM, render
 from encoders.personalizer import MASKED, EventBatch, Head
+from encoders.prompts import render
 from schemas.config import TapperConfig
 from schemas.errors import CompatibilityError
 from schemas.states import Column, StateBatch, StateSpec
+
+if TYPE_CHECKING:
+    from encoders.llm import FrozenLLM
 
 DAY = 86_400
 #: Events of one pass through the LLM, and items of a history that a pass reads.

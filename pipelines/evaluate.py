@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from encoders.llm import FrozenLLM, render
+from encoders.llm import FrozenLLM
+from encoders.prompts import render
 from schemas.errors import LeakError
 from store.client import Bundle
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import polars as pl
 
 from encoders.examples import DAY, Examples
-from encoders.llm import render
+from encoders.prompts import render
 from encoders.tuning import Lessons
 from pipelines.plan import shards_by
 from pipelines.update import seconds

@@ -1,0 +1,195 @@
+"""``docs/quality.md`` and its plots, written from ``benchmarks/results`` and the kept outcomes: ``python -m benchmarks.report``."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib as mpl
+import numpy as np
+import typer
+
+from benchmarks.arms import ARMS
+from benchmarks.datasets import TASKS
+from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
+from benchmarks.tables import load
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+PER_ITEM = {"label": ("accuracy", "f1"), "rating": ("mae", "rmse"), "text": ("rouge1", "rougeL")}
+#: A cell of fewer users is only described.
+FEW = 30
+
+
+def quality_table(rows: list[dict[str, Any]]) -> list[str]:
+    """One table a task and split: each metric with its interval."""
+    lines: list[str] = []
+    cells = defaultdict(dict)
+    for row in rows:
+        cells[row["task"], row["data"], row["split"]][row["arm"], row["metric"]] = row
+    kinds = {(t.name, t.data): t.kind for t in TASKS}
+    for (task, data, split), found in sorted(cells.items()):
+        metrics = [*PER_ITEM[kinds[task, data]], "nll"]
+        some = next(iter(found.values()))
+        few = f" Fewer than {FEW} users: descriptive only." if some["users"] < FEW else ""
+        lines += [f"### {task} ({data}), {split} users", ""]
+        lines += [f"{some['users']} users, {some['examples'] // some['seeds']} examples a seed.{few}", ""]
+        lines += ["| arm | " + " | ".join(metrics) + " | seeds |", "|---|" + "---|" * (len(metrics) + 1)]
+        for arm in ARMS:
+            mine = [found.get((arm, metric)) for metric in metrics]
+            if not any(mine):
+                continue
+            shown = [f"{r['mean']:.3f} ({r['low']:.3f} to {r['high']:.3f})" if r else "" for r in mine]
+            lines.append(f"| {arm} | " + " | ".join(shown) + f" | {next(r for r in mine if r)['seeds']} |")
+        lines.append("")
+    return lines
+
+
+def verdict_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Paired differences, the arm's gain."""
+    lines = ["| task | users | metric | arm | against | gain | 95 % interval | n users | seeds |", "|---|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        interval = f"{r['low']:+.4f} to {r['high']:+.4f}"
+        clear = "**" if r["low"] > 0 or r["high"] < 0 else ""
+        where = f"| {r['task']} ({r['data']}) | {r['split']} | {r['metric']} | {r['arm']} | {r['against']} "
+        lines.append(where + f"| {clear}{r['difference']:+.4f}{clear} | {interval} | {r['users']} | {r['seeds']} |")
+    return [*lines, ""]
+
+
+def cost_table(rows: list[dict[str, Any]]) -> list[str]:
+    """What each arm stores and takes."""
+    lines = [
+        "| arm | trained parameters | numbers per user at most | bytes per user, mean | bytes at 512 items | ms per query | s per night |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    done = set()
+    for arm in ARMS:
+        for r in rows:
+            if r["arm"] == arm and r["stored_bytes_at_512_items"] is not None and arm not in done:
+                done.add(arm)
+                numbers = f"{r['trained_params']:,.0f} | {r['stored_params_per_user']:,.0f} | {r['stored_bytes_per_user']:,.0f}"
+                times = f"{r['ms_per_query']:.2f} | {r['night_seconds']:.3f}"
+                lines.append(f"| {arm} | {numbers} | {r['stored_bytes_at_512_items']:,.0f} | {times} |")
+    return [*lines, ""]
+
+
+PAPERS = """The papers' own accounting (not measured here): OPPU 4,194,304 parameters per user (Llama-2-7B, rank 8 on q and v); TAP-PER
+32,768 (8 vectors of 4,096), beside a shared part of about 205 million and a bank of 8 KB an item; PER-PCS about 0.45 MB per user."""
+
+
+def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
+    """Quality against bytes per user and against the length of the history; what there is of it."""
+    place.mkdir(parents=True, exist_ok=True)
+    made = []
+    for task, data, split in sorted({(r["task"], r["data"], r["split"]) for r in rows}):
+        mine = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll")]
+        sized = [r for r in mine if r["stored_bytes_at_512_items"] is not None]
+        if sized:
+            figure, axes = plt.subplots(figsize=(5, 3.4))
+            for r in sized:
+                low, high = r["mean"] - r["low"], r["high"] - r["mean"]
+                bytes_ = 1 if r["arm"] == "default" else r["stored_bytes_at_512_items"]
+                axes.errorbar(bytes_, r["mean"], yerr=[[max(0, low)], [max(0, high)]], fmt="o")
+                axes.annotate(r["arm"], (bytes_, r["mean"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+            axes.set(xscale="log", xlabel="bytes per user in the bundle, at 512 items", ylabel="nll", title=f"{task}, {split} users")
+            made.append(_save(figure, place / f"{task}-{data}-{split}-bytes.svg"))
+    runs = load(cache / "outcomes")
+    for task, data, split in sorted({key[:3] for key in runs}):
+        figure, axes = plt.subplots(figsize=(5, 3.4))
+        for arm in ("default", "tide", "tapper", "pplug"):
+            found = list(runs.get((task, data, split, arm), {}).values())
+            if not found:
+                continue
+            length = np.concatenate([r.arrays["history"] for r in found])
+            loss = np.concatenate([r.arrays["nll"] for r in found])
+            edges = np.unique(np.quantile(length, np.linspace(0, 1, 6)).astype(int))
+            bins = np.clip(np.searchsorted(edges, length, side="right") - 1, 0, max(0, len(edges) - 2))
+            places = sorted(set(bins.tolist()))
+            axes.plot([np.median(length[bins == b]) + 1 for b in places], [loss[bins == b].mean() for b in places], "o-", label=arm)
+        axes.set(xscale="log", xlabel="events in the history at the last night, plus one", ylabel="nll", title=f"{task}, {split} users")
+        axes.legend(fontsize=7)
+        made.append(_save(figure, place / f"{task}-{data}-{split}-history.svg"))
+    return made
+
+
+def _save(figure: Any, path: Path) -> str:
+    figure.tight_layout()
+    # Without a date, the same figures make the same file.
+    mpl.rcParams["svg.hashsalt"] = "tapstate"
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path.name
+
+
+def run(
+    results: Annotated[Path, typer.Option(help="Directory of quality.json and verdicts.json.")] = ROOT / "benchmarks" / "results",
+    cache: Annotated[Path, typer.Option(help="Kept outcomes, for the plots.")] = CACHE,
+    docs: Annotated[Path, typer.Option(help="Where the page goes.")] = ROOT / "docs",
+) -> None:
+    """Write the page."""
+    rows = json.loads((results / "quality.json").read_text())
+    verdicts = json.loads((results / "verdicts.json").read_text())
+    devices = sorted({r["device"] for r in rows})
+    models = sorted({(r["task"], r["data"], r["llm"][:16]) for r in rows})
+    tasks = {r["task"] for r in rows}
+    arms = {r["arm"] for r in rows}
+    absent = [t.name + " (" + t.data + ")" for t in TASKS if t.name not in tasks]
+    seeds = sorted({r["seeds"] for r in rows})
+    budgets = {json.dumps(r.about["budget"]) for by in load(cache / "outcomes").values() for r in by.values() if "budget" in r.about}
+    page = [
+        "# Quality",
+        "",
+        "Written by `python -m benchmarks.report` from what `python -m benchmarks.quality` measured. Do not edit by hand.",
+        "",
+        "## What was measured",
+        "",
+        f"- Machine: {'; '.join(devices)}. Seeds a cell: {', '.join(map(str, seeds))}.",
+        f"- Frozen LLM: an encoder-decoder warm-started from MiniLM ({ENCODER_LAYERS} and {DECODER_LAYERS} layers, token embeddings kept),"
+        f" tuned per task on users and times outside the test, half of the batches behind `P₀` (L = {LENGTH}), then frozen: "
+        + "; ".join(f"{task} ({data}) `{name}`" for task, data, name in models)
+        + ".",
+        *(f"- Every trained arm got the same budget: `{b}`. One learning rate, not tuned." for b in budgets),
+        "- Histories are what a nightly store held at 00:00 UTC of the query's day. States are read back in a bundle's types.",
+        "- tapper's learned rows are fitted the night before a user's first judged example and not moved after it;"
+        " its bank is of the last night.",
+        "- Intervals: 95 % of a bootstrap over users, seeds pooled. Answers are decoded greedily.",
+        "",
+        "Not there: "
+        + "; ".join(
+            [
+                *absent,
+                *(f"arm {a}" for a in ARMS if a not in arms),
+                "oppu",
+                "llm-times-prior",
+                "quality by age of the state",
+                "histories up to the second before",
+                "the ablation of tide's shape",
+            ]
+        )
+        + ".",
+        "",
+        "## Figures",
+        "",
+        *quality_table(rows),
+        "## Verdicts",
+        "",
+        "Paired on the same examples; positive is the arm's gain (loss and errors are turned round). Bold: the interval excludes zero.",
+        "",
+        *verdict_table(verdicts),
+        "## Costs",
+        "",
+        *cost_table(rows),
+        PAPERS,
+        "",
+        "## Plots",
+        "",
+        *(f"![{name}](quality/{name})" for name in plots(cache, rows, docs / "quality")),
+        "",
+    ]
+    (docs / "quality.md").write_text("\n".join(page))
+
+
+if __name__ == "__main__":
+    typer.run(run)

@@ -1,0 +1,111 @@
+"""The benchmark's splits and histories: nothing of the future, nobody's test in the training."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.arms import HISTORY, prompted, references, refuse_leaks
+from benchmarks.datasets import TASKS, Bench, ShuffledDates, build, of_strangers, without_histories
+from encoders.examples import DAY
+from encoders.text import TextEncoder
+from schemas.config import EncoderConfig, LLMConfig
+from schemas.errors import CorruptError, NotFoundError
+
+USERS, DAYS = 12, 40
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Bench:
+    """Articles of twelve authors, one a day, each author with a category of his own, and forty by nobody."""
+    place = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    rows = [
+        {"user": f"author{u}", "ts": 1_500_000_000 // DAY * DAY + day * DAY, "category": ["CRIME", "SPORTS", "TRAVEL"][u % 3]}
+        for u in range(USERS)
+        for day in range(DAYS)
+    ]
+    rows += [{"user": "", "ts": 1_500_000_000 // DAY * DAY + d * DAY, "category": "CRIME"} for d in range(DAYS)]
+    for row in rows:
+        row.update(headline=" ".join(rng.choice(["a", "b", "c", "d"], 4)), text="x", date="")
+    with gzip.open(place / "huffpost_news.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    encoder = TextEncoder(EncoderConfig(model=str(tiny_encoder), max_tokens=16))
+    return build(TASKS[0], place, place / "cache", encoder, LLMConfig())
+
+
+def test_the_splits_do_not_meet(bench: Bench) -> None:
+    examples = bench.examples
+    assert len(bench.lessons.prompts) > 0
+    held = []
+    for seed in range(3):
+        train, known, new = (bench.rows(seed, split) for split in ("train", "known", "new"))  # type: ignore[arg-type]
+        assert examples.now[train].max() < examples.now[np.concatenate([known, new])].min()
+        assert set(examples.user[known]) == set(examples.user[train])
+        assert not set(examples.user[new]) & set(examples.user[train])
+        held.append(set(examples.user[new]))
+    assert sum(map(len, held)) == len(set.union(*held)) == USERS
+
+
+def test_nobodys_articles_tune_the_llm_and_nothing_later_does(bench: Bench) -> None:
+    assert set(bench.examples.user).isdisjoint(range(USERS, len(bench.examples.ts)))
+    assert len(bench.lessons.prompts) <= DAYS - int(0.3 * DAYS) + 1
+
+
+def test_histories_end_at_the_last_night(bench: Bench) -> None:
+    refuse_leaks(bench.examples, np.arange(0, len(bench.examples), 17), bench.event)
+
+
+@pytest.mark.parametrize("leak", ["own event", "same day"])
+def test_a_planted_leak_is_caught(bench: Bench, leak: str) -> None:
+    """Events that say they were known long ago: the store's own clock would let them into the histories."""
+    examples, row = bench.examples, np.array([25])
+
+    class Leaking(type(examples)):  # type: ignore[misc]
+        def stops(self, rows: np.ndarray, cut: np.ndarray) -> np.ndarray:
+            own = bench.event[rows]
+            return own + 1 if leak == "own event" else super().stops(rows, cut + DAY)
+
+    with pytest.raises(CorruptError, match="the history of example"):
+        refuse_leaks(Leaking(**vars(examples)), row, bench.event)
+
+
+def test_references_and_prompts_see_only_the_past(bench: Bench) -> None:
+    rows = bench.rows(0, "known")
+    assert references(bench, "own-majority", rows).columns["accuracy"].mean() == 1
+    recent = prompted(bench, "recency", rows[:3])
+    assert all(prompt.count("=>") == 5 and prompt.endswith(bench.examples.prompts[i]) for prompt, i in zip(recent, rows, strict=False))
+    assert prompted(bench, "none", rows[:3]) == [bench.examples.prompts[i] for i in rows[:3]]
+    asked, first = bench.examples.prompts[rows[0]], bench.examples.first[rows[0]]
+    best = prompted(bench, "bm25", rows[:1])[0]
+    assert best.count("=>") == 5
+    assert asked in best
+    assert all(item in bench.items[first : first + DAYS].tolist() for item in [best.split("; ")[0] + "; "])
+
+
+def test_the_controls_change_what_they_say(bench: Bench) -> None:
+    examples, rows = bench.examples, np.arange(0, len(bench.examples), 5)
+    assert len(without_histories(examples).histories(rows, size=HISTORY)) == 0
+    strangers = of_strangers(examples, 0)
+    assert not (strangers.first == examples.first).any()
+    refuse_leaks(strangers, rows[:20], bench.event)
+    plain, shuffled = (e.histories(rows, size=HISTORY) for e in (examples, ShuffledDates(**vars(examples))))
+    assert not np.array_equal(plain.ts, shuffled.ts)
+    for user in range(len(rows)):
+        np.testing.assert_array_equal(np.sort(plain.ts[plain.user == user]), np.sort(shuffled.ts[shuffled.user == user]))
+    np.testing.assert_array_equal(plain.key, shuffled.key)
+
+
+def test_a_missing_file_is_named(tmp_path: Path, tiny_encoder: Path) -> None:
+    encoder = TextEncoder(EncoderConfig(model=str(tiny_encoder), max_tokens=16))
+    with pytest.raises(NotFoundError, match="movielens_latest_small"):
+        build(next(t for t in TASKS if t.name == "rating"), tmp_path, tmp_path, encoder, LLMConfig())
+
+
+def test_replacing_a_field_keeps_the_rest(bench: Bench) -> None:
+    some = bench.examples.take(np.array([4, 2]))
+    assert some.prompts == [bench.examples.prompts[4], bench.examples.prompts[2]]
+    assert replace(some, prompts=[]).targets == [bench.examples.targets[4], bench.examples.targets[2]]

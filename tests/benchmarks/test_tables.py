@@ -1,0 +1,81 @@
+"""Tables: figures of whole runs, intervals that know whose examples they are, differences in pairs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.metrics import macro_f1_of
+from benchmarks.tables import Run, _draws, resampled, write_tables
+
+
+def keep(place: Path, arm: str, seed: int, right: np.ndarray, user: np.ndarray) -> None:
+    about = {"task": "t", "data": "d", "split": "known", "arm": arm, "seed": seed, "kind": "label", "labels": 2}
+    about.update(llm="f" * 64, device="here", costs={"trained_params": 10.0} if arm == "tide" else {})
+    gold = np.arange(len(right)) % 2
+    arrays = {"event": np.arange(len(right)), "user": user, "history": user, "gold": gold, "found": np.where(right, gold, 1 - gold)}
+    arrays.update(accuracy=right.astype(float), nll=2 - right.astype(float))
+    (place / "t@d").mkdir(parents=True, exist_ok=True)
+    np.savez(place / "t@d" / f"{arm}-{seed}.npz", **arrays)
+    (place / "t@d" / f"{arm}-{seed}.json").write_text(json.dumps(about))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    rng, user = np.random.default_rng(0), np.repeat(np.arange(20), 10)
+    for seed in range(2):
+        noise = rng.random(200)
+        keep(tmp_path / "outcomes", "default", seed, noise < 0.5, user)
+        keep(tmp_path / "outcomes", "tide", seed, noise < 0.75, user)
+    write_tables(tmp_path / "outcomes", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_rows_have_the_promised_keys_and_figures(results: Path) -> None:
+    rows = json.loads((results / "quality.json").read_text())
+    promised = "task data split arm metric mean low high std seeds users trained_params stored_params_per_user stored_bytes_per_user"
+    promised += " stored_bytes_at_512_items ms_per_query night_seconds llm device"
+    assert all(set(promised.split()) <= set(row) for row in rows)
+    tide = next(r for r in rows if (r["arm"], r["metric"]) == ("tide", "accuracy"))
+    assert tide["low"] < tide["mean"] < tide["high"]
+    assert tide["mean"] == pytest.approx(0.75, abs=0.06)
+    assert (tide["seeds"], tide["users"], tide["trained_params"]) == (2, 20, 10.0)
+    assert next(r for r in rows if r["arm"] == "default")["trained_params"] is None
+
+
+def test_a_verdict_is_positive_where_the_arm_is_better(results: Path) -> None:
+    rows = json.loads((results / "verdicts.json").read_text())
+    assert {(r["arm"], r["against"]) for r in rows} == {("tide", "default")}
+    for row in rows:
+        assert 0 < row["low"] <= row["difference"] <= row["high"], row["metric"]
+
+
+def test_making_the_tables_again_changes_nothing_and_keeps_other_rows(results: Path, tmp_path: Path) -> None:
+    path = results / "quality.json"
+    before = json.loads(path.read_text())
+    other = {**before[0], "task": "another"}
+    path.write_text(json.dumps([*before, other]))
+    write_tables(tmp_path / "outcomes", results)
+    assert [r for r in json.loads(path.read_text()) if r["task"] != "another"] == before
+    assert other in json.loads(path.read_text())
+
+
+def test_resampled_f1_is_that_of_the_resampled_examples() -> None:
+    rng = np.random.default_rng(1)
+    user, gold, found = rng.integers(0, 5, 60), rng.integers(0, 4, 60), rng.integers(-1, 4, 60)
+    run = Run({"labels": 4}, {"user": user, "gold": gold, "found": found})
+    users = np.arange(5)
+    draws = _draws(5)[:7]
+    for counts, value in zip(draws, resampled("f1", [run], draws, users), strict=True):
+        rows = np.concatenate([np.flatnonzero(user == u) for u in users for _ in range(counts[u])])
+        assert value == pytest.approx(macro_f1_of(found[rows], gold[rows], 4))
+
+
+def test_clustered_intervals_are_wider_where_users_differ() -> None:
+    """All examples of a user alike: twenty users are twenty observations, not two hundred."""
+    user = np.repeat(np.arange(20), 10)
+    alike = Run({}, {"user": user, "nll": (user % 2).astype(float)})
+    mixed = Run({}, {"user": user, "nll": (np.arange(200) % 2).astype(float)})
+    wide, narrow = (resampled("nll", [run], _draws(20), np.arange(20)).std() for run in (alike, mixed))
+    assert wide > 5 * narrow
