@@ -24,6 +24,7 @@ from encoders.personalizer import EventBatch
 from encoders.prompts import render
 from encoders.text import TextEncoder
 from encoders.tuning import Lessons
+from pipelines.sources.lamp import LampSource
 from schemas.config import LLMConfig
 from schemas.errors import InputError, NotFoundError
 from schemas.keys import user_hash
@@ -46,7 +47,8 @@ class Task:
     """One task on one data set.
 
     Attributes:
-        load: directory to events: ``user_id, event_id, ts, known`` (int64 seconds)``, text, target, value``.
+        load: directory to events: ``user_id, event_id, ts, known`` (int64 seconds)``, text, target, value``, and where the data says itself
+            what is to be judged, ``judged``.
         kind: how answers are scored.
         tuning_tenths: tenths of the users with enough examples that tune the LLM instead.
         per_user: the test is the last part of each user's own time.
@@ -115,7 +117,10 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
     chosen = np.flatnonzero(usable & taking)
     if len(np.unique(user[chosen])) < 6:
         raise InputError(f"{task.name} has fewer than six users with {MIN_EXAMPLES} examples", where=str(data), mend="more data")
-    test, until = _test(user[chosen], ts[chosen], task.per_user)
+    if "judged" in events.columns:
+        test, until = events["judged"].to_numpy()[chosen], int(ts.max()) + 1
+    else:
+        test, until = _test(user[chosen], ts[chosen], task.per_user)
     texts = events["text"].to_numpy().astype(object)
     targets = events["target"].fill_null("").to_numpy().astype(object)
     names, code = np.unique(np.concatenate([texts, targets]), return_inverse=True)
@@ -273,9 +278,36 @@ def commit_subject(directory: Path, repository: str) -> pl.DataFrame:
     return _columns(rows.with_columns(text=pl.col("body"), target=pl.col("bare")))
 
 
+def lamp(directory: Path, task: str) -> pl.DataFrame:
+    """LaMP's own files, ``LaMP_<task>/{train,dev}_{questions,outputs}.json``: profile items are the past, the questions are judged.
+
+    A question comes the day after the last item of its profile. Users are questions where the files name no user.
+    """
+    folder = _file(directory, f"LaMP_{task}")
+    items = pl.concat([batch.rows for batch in LampSource(folder, task).batches()])
+    items = items.with_columns(
+        ts=pl.col("ts").str.slice(0, 19).str.to_datetime(strict=False).dt.epoch("s"), value=pl.col("value").cast(pl.Float64), judged=False
+    ).drop_nulls(["ts", "text"])
+    last = items.group_by("user_id").agg(pl.col("ts").max() // DAY * DAY + DAY)
+    golds: dict[str, str] = {}
+    rows = []
+    for split in ("train", "dev"):
+        if (folder / f"{split}_outputs.json").is_file():
+            golds.update({g["id"]: g["output"] for g in json.loads((folder / f"{split}_outputs.json").read_text())["golds"]})
+        if (folder / f"{split}_questions.json").is_file():
+            for question in json.loads((folder / f"{split}_questions.json").read_text()):
+                user, number = str(question.get("user_id", question["id"])), str(question["id"])
+                rows.append({"user_id": user, "event_id": f"question-{number}", "text": question["input"], "target": golds.get(number)})
+    asked = pl.DataFrame(rows).join(last, on="user_id").drop_nulls("target").with_columns(value=None, judged=True)
+    names = ["user_id", "event_id", "ts", "text", "target", "value", "judged"]
+    events = pl.concat([items.select(names), asked.with_columns(pl.col("value").cast(pl.Float64)).select(names)])
+    return _columns(events.with_columns(known=pl.col("ts")))
+
+
 def _columns(rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.with_columns(pl.col("ts", "known").cast(pl.Int64), pl.col("text").str.slice(0, 1_000))
-    return rows.select("user_id", "event_id", "ts", "known", "text", "target", "value").unique(["user_id", "event_id"], keep="first")
+    names = ["user_id", "event_id", "ts", "known", "text", "target", "value", *(["judged"] if "judged" in rows.columns else [])]
+    return rows.select(names).unique(["user_id", "event_id"], keep="first")
 
 
 TASKS = [
@@ -286,6 +318,11 @@ TASKS = [
     Task("news-headline", "huffpost", news_headline, "text"),
     Task("commit-subject", "git", partial(commit_subject, repository="git"), "text", 3),
     Task("commit-subject", "curl", partial(commit_subject, repository="curl"), "text", 3),
+]
+#: LaMP's own, for whoever has the files; only run when named.
+LAMP = [
+    Task(f"LaMP-{name}", "lamp", partial(lamp, task=name), kind, 3)
+    for name, kind in (("2", "label"), ("2N", "label"), ("2M", "label"), ("3", "rating"), ("4", "text"), ("5", "text"))
 ]
 
 

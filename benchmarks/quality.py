@@ -21,7 +21,7 @@ import typer
 from benchmarks import arms
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE, TRAINED, Budget, Outcome
 from benchmarks.costs import costs
-from benchmarks.datasets import TASKS, Bench, build, describe
+from benchmarks.datasets import LAMP, TASKS, Bench, build, describe
 from benchmarks.frozen import CACHE, config_for, frozen_llm
 from benchmarks.tables import write_tables
 from encoders.examples import Ints
@@ -86,12 +86,12 @@ def run(
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
 ) -> None:
     """Run arms, keep their outcomes, and make the tables."""
-    unknown = set(arm or []) - set(ARMS) | set(task or []) - {t.name for t in TASKS}
-    if unknown:
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join(ARMS)}; tasks: {', '.join(sorted({t.name for t in TASKS}))}")
+    names = {t.name for t in (*TASKS, *LAMP)}
+    if unknown := set(arm or []) - set(ARMS) | set(task or []) - names:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join(ARMS)}; tasks: {', '.join(sorted(names))}")
     budget = replace(Budget(), steps=steps)
     encoder = None if tables else TextEncoder(EncoderConfig())
-    for one in TASKS:
+    for one in (*TASKS, *(LAMP if task else [])):
         if encoder is None or (task and one.name not in task) or (source and one.data != source):
             continue
         try:

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from benchmarks.arms import ARMS
-from benchmarks.datasets import TASKS
+from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.tables import load
 
@@ -29,7 +29,7 @@ def quality_table(rows: list[dict[str, Any]]) -> list[str]:
     cells = defaultdict(dict)
     for row in rows:
         cells[row["task"], row["data"], row["split"]][row["arm"], row["metric"]] = row
-    kinds = {(t.name, t.data): t.kind for t in TASKS}
+    kinds = {(t.name, t.data): t.kind for t in (*TASKS, *LAMP)}
     for (task, data, split), found in sorted(cells.items()):
         metrics = [*PER_ITEM[kinds[task, data]], "nll"]
         some = next(iter(found.values()))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.arms import HISTORY, prompted, references, refuse_leaks
-from benchmarks.datasets import TASKS, Bench, ShuffledDates, build, of_strangers, without_histories
+from benchmarks.datasets import LAMP, TASKS, Bench, ShuffledDates, build, of_strangers, without_histories
 from encoders.examples import DAY
 from encoders.text import TextEncoder
 from schemas.config import EncoderConfig, LLMConfig
@@ -103,6 +103,29 @@ def test_a_missing_file_is_named(tmp_path: Path, tiny_encoder: Path) -> None:
     encoder = TextEncoder(EncoderConfig(model=str(tiny_encoder), max_tokens=16))
     with pytest.raises(NotFoundError, match="movielens_latest_small"):
         build(next(t for t in TASKS if t.name == "rating"), tmp_path, tmp_path, encoder, LLMConfig())
+
+
+def test_lamps_own_layout_is_read(tmp_path: Path, tiny_encoder: Path) -> None:
+    """Profiles are the past, dev and train questions the test; a question without an answer is left out."""
+    folder = tmp_path / "LaMP_2N"
+    folder.mkdir()
+    for split, users in (("train", range(30)), ("dev", range(30, 60))):
+        profile = [
+            {"id": str(i), "text": f"article {i}", "category": ["food", "crime"][i % 2], "date": f"2020-01-{i + 1:02}"} for i in range(14)
+        ]
+        questions = [{"id": str(u), "input": f"which category is article {u}", "profile": profile} for u in users]
+        golds = [{"id": str(u), "output": "food"} for u in users if u != 31]
+        (folder / f"{split}_questions.json").write_text(json.dumps(questions))
+        (folder / f"{split}_outputs.json").write_text(json.dumps({"task": "LaMP_2N", "golds": golds}))
+    encoder = TextEncoder(EncoderConfig(model=str(tiny_encoder), max_tokens=16))
+    made = build(next(t for t in LAMP if t.name == "LaMP-2N"), tmp_path, tmp_path / "cache", encoder, LLMConfig())
+    assert made.labels == ["crime", "food"]
+    asked = np.flatnonzero(made.test)
+    assert {made.examples.targets[i] for i in asked} == {"food"}
+    assert all(made.examples.prompts[i].startswith("which category") for i in asked)
+    assert {len(made.examples.histories(asked[[k]], size=HISTORY)) for k in range(len(asked))} == {14}
+    refuse_leaks(made.examples, asked, made.event)
+    assert len(made.lessons.prompts) > 0
 
 
 def test_replacing_a_field_keeps_the_rest(bench: Bench) -> None:

@@ -118,7 +118,7 @@ def test_memory_stays_flat(home: Home, tmp_path: Path, spawn: Callable[..., subp
 def test_a_candidate_is_refreshed_beside_production(home: Home, put: Put, tiny_encoder: Path) -> None:
     """Two lines with encoders of their own: each night makes a version of both, until the candidate is promoted."""
     from encoders.checkpoint import pack_aggregator
-    from encoders.personalizer import new_aggregator
+    from encoders.registry import new_aggregator
     from encoders.text import TextEncoder
     from flows.nightly import nightly
 
