@@ -41,6 +41,8 @@ MAX_LESSONS = 20_000
 #: Test events a user contributes at most.
 MAX_OF_USER = 1_000
 
+Kind = Literal["label", "rating", "text"]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -57,7 +59,7 @@ class Task:
     name: str
     data: str
     load: Callable[[Path], pl.DataFrame]
-    kind: Literal["label", "rating", "text"]
+    kind: Kind
     tuning_tenths: int = 0
     per_user: bool = False
 
@@ -320,10 +322,8 @@ TASKS = [
     Task("commit-subject", "curl", partial(commit_subject, repository="curl"), "text", 3),
 ]
 #: LaMP's own, for whoever has the files; only run when named.
-LAMP = [
-    Task(f"LaMP-{name}", "lamp", partial(lamp, task=name), kind, 3)
-    for name, kind in (("2", "label"), ("2N", "label"), ("2M", "label"), ("3", "rating"), ("4", "text"), ("5", "text"))
-]
+_KINDS: dict[str, Kind] = {"2": "label", "2N": "label", "2M": "label", "3": "rating", "4": "text", "5": "text"}
+LAMP = [Task(f"LaMP-{name}", "lamp", partial(lamp, task=name), kind, 3) for name, kind in _KINDS.items()]
 
 
 def without_histories(examples: Examples) -> Examples:

@@ -26,7 +26,7 @@ FEW = 30
 def quality_table(rows: list[dict[str, Any]]) -> list[str]:
     """One table a task and split: each metric with its interval."""
     lines: list[str] = []
-    cells = defaultdict(dict)
+    cells: dict[tuple[str, str, str], dict[tuple[str, str], Any]] = defaultdict(dict)
     for row in rows:
         cells[row["task"], row["data"], row["split"]][row["arm"], row["metric"]] = row
     kinds = {(t.name, t.data): t.kind for t in (*TASKS, *LAMP)}
