@@ -23,7 +23,7 @@ from encoders.personalizer import Aggregator, EventBatch
 from encoders.tide import Tide
 from encoders.training import Trained, train
 from schemas.config import Config, PplugConfig, TapperConfig, TrainConfig
-from schemas.errors import CorruptError
+from schemas.errors import LeakError
 from schemas.states import StateBatch
 
 #: Items of a history that an arm may read when judged: what the banks keep. tide's slots alone would take more.
@@ -117,7 +117,7 @@ def refuse_leaks(examples: Examples, rows: Ints, own: Ints) -> None:
         own: the event that each example asks about.
 
     Raises:
-        CorruptError: a history holds something not known before its night, or the very event that is asked.
+        LeakError: a history holds something not known before its night, or the very event that is asked.
     """
     known = dict(zip(examples.key.tolist(), examples.known.tolist(), strict=True))
     for row in rows:
@@ -125,7 +125,7 @@ def refuse_leaks(examples: Examples, rows: Ints, own: Ints) -> None:
         night = int(examples.now[row]) // DAY * DAY
         late = [key for key in keys if known[key] >= night]
         if late or int(examples.key[own[row]]) in keys:
-            raise CorruptError(
+            raise LeakError(
                 f"the history of example {row} holds {len(late) or 'its own event,'} {'events of its own day or later' if late else ''}",
                 where="benchmark",
                 mend="cut histories at the last night before the query",

@@ -4,6 +4,7 @@ import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from benchmarks.datasets import LAMP, TASKS, Bench, ShuffledDates, build, of_str
 from encoders.examples import DAY
 from encoders.text import TextEncoder
 from schemas.config import EncoderConfig, LLMConfig
-from schemas.errors import CorruptError, NotFoundError
+from schemas.errors import LeakError, NotFoundError
 
 USERS, DAYS = 12, 40
 
@@ -69,8 +70,18 @@ def test_a_planted_leak_is_caught(bench: Bench, leak: str) -> None:
             own = bench.event[rows]
             return own + 1 if leak == "own event" else super().stops(rows, cut + DAY)
 
-    with pytest.raises(CorruptError, match="the history of example"):
+    with pytest.raises(LeakError):
         refuse_leaks(Leaking(**vars(examples)), row, bench.event)
+
+    class Trusting(Leaking):
+        """Without the check that histories make of themselves."""
+
+        def histories(self, rows: np.ndarray, **options: Any) -> Any:
+            stop = self.stops(rows, self.now[rows] // DAY * DAY)[0]
+            return self.events(np.arange(self.first[rows][0], stop), np.zeros(stop - self.first[rows][0], np.int64))
+
+    with pytest.raises(LeakError, match="the history of example"):
+        refuse_leaks(Trusting(**vars(examples)), row, bench.event)
 
 
 def test_references_and_prompts_see_only_the_past(bench: Bench) -> None:
