@@ -148,7 +148,16 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
     labels = sorted(set(targets[given])) if task.kind == "label" else []
     lessons = _lessons(tuning, prompts, targets, items, texts, user, llm)
     return Bench(
-        task, examples, np.abs(digest // 30 % 3)[user[chosen]], test, labels, lessons, items, texts, np.where(given, targets, None), chosen
+        task,
+        examples,
+        np.abs(digest // 30 % 3)[user[chosen]],
+        test,
+        labels,
+        lessons,
+        items,
+        texts,
+        np.where(given, targets, np.array(None, object)),
+        chosen,
     )
 
 
