@@ -65,6 +65,7 @@ class Aggregator(nn.Module):
     #: Description of the LLM that the states belong to, if they belong to one.
     described: Mapping[str, Any] = MappingProxyType({})
     spec: StateSpec
+    text_dim: int
 
     def __init__(self, config: Section, text_dim: int, prefix_shape: tuple[int, int] | None = None) -> None:
         super().__init__()

@@ -47,7 +47,7 @@ def root(
 app.command("init")(init.init)
 app.add_typer(ingest.app, name="ingest")
 app.command("train")(train.train)
-app.command("refresh")(refresh.refresh)
+app.command("refresh", context_settings={"allow_extra_args": True})(refresh.refresh)
 app.command("versions")(versions.versions)
 app.command("lines")(lines.lines)
 app.command("show")(show.show)

@@ -13,8 +13,10 @@ from prefect.tasks import Task, exponential_backoff
 
 from flows.console import Bars, note
 from pipelines.checks import complaint
+from pipelines.engines import Engine, new_engine
 from pipelines.publish import publish
 from pipelines.refresh import Refresh
+from schemas.config import EngineConfig
 from schemas.errors import CheckError, ConflictError, TapstateError
 from schemas.records import VersionRecord
 from store.home import Home
@@ -44,7 +46,15 @@ def _stage(name: str, work: Callable[[], T]) -> T:
 
 
 @flow(name="nightly", persist_result=False)
-def nightly(home: str, full: bool = False, bundle: bool = True, line: str | None = None) -> dict[str, Any]:
+def nightly(
+    home: str,
+    full: bool = False,
+    bundle: bool = True,
+    line: str | None = None,
+    engine: str | None = None,
+    runner: str | None = None,
+    options: list[str] | None = None,
+) -> dict[str, Any]:
     """Refresh a home's lines, production's first: plan, encode, update, commit and check, promote, bundle.
 
     Args:
@@ -52,6 +62,7 @@ def nightly(home: str, full: bool = False, bundle: bool = True, line: str | None
         full: rebuild every user from all events.
         bundle: also publish a serving bundle, where a trained head fits.
         line: refresh this one alone: ``production``, ``candidate`` or the beginning of its hash.
+        engine, runner, options: where shards run; what is not given is as ``[engine]`` of the home's configuration says.
 
     Returns:
         ``version, parent, users, users_changed, events_new, texts_encoded, cache_hits, seconds, promoted`` of production's line or of
@@ -60,13 +71,14 @@ def nightly(home: str, full: bool = False, bundle: bool = True, line: str | None
     Raises:
         CheckError: a check failed; the version is there, not promoted. Every line had its turn.
     """
-    lines = Lines(Home(home))
+    place = Home(home)
+    lines, where = Lines(place), _engine(place, engine, runner, options)
     names = [lines.find(line)] if line else lines.live()
     found: list[dict[str, Any]] = []
     failed: CheckError | None = None
     for name in names:
         try:
-            found.append(_refresh(home, name, full=full, bundle=bundle))
+            found.append(_refresh(home, name, where, full=full, bundle=bundle))
         except CheckError as error:
             failed = failed or error
     if failed:
@@ -74,11 +86,11 @@ def nightly(home: str, full: bool = False, bundle: bool = True, line: str | None
     return {**found[0], **({CANDIDATE: found[1]} if len(found) > 1 else {})}
 
 
-def _refresh(home: str, line: str | None, *, full: bool, bundle: bool) -> dict[str, Any]:
+def _refresh(home: str, line: str | None, engine: Engine, *, full: bool, bundle: bool) -> dict[str, Any]:
     began, started = time.monotonic(), datetime.now(UTC)
     with Bars() as meter:
         place = Home(home)
-        refresh = Refresh(place, full=full, line=line, meter=meter)
+        refresh = Refresh(place, full=full, line=line, engine=engine, meter=meter)
         planned = _stage("plan", refresh.plan)
         if planned is None:
             assert refresh.parent is not None
@@ -93,6 +105,14 @@ def _refresh(home: str, line: str | None, *, full: bool, bundle: bool) -> dict[s
         if bundle and promoted and Models(place).current_head(version.aggregator):
             _stage("bundle", lambda: publish(place, version, refresh.encoder, meter))
     return _summary(version, began, fresh=True, promoted=promoted)
+
+
+def _engine(home: Home, name: str | None, runner: str | None, options: list[str] | None) -> Engine:
+    given = {"name": name, "runner": runner, "options": options}
+    config = home.config.engine.model_dump() | {key: value for key, value in given.items() if value is not None}
+    if name == "local" and options is None:
+        config["options"] = ()
+    return new_engine(EngineConfig(**config))
 
 
 def _summary(version: VersionRecord, began: float, *, fresh: bool, promoted: bool) -> dict[str, Any]:
@@ -151,6 +171,8 @@ def _artifacts(version: VersionRecord) -> None:
         for name in ("users", "users_changed", "events", "events_new", "texts_encoded", "cache_hits", "seconds")
     ]
     create_table_artifact(rows, key="night", description=f"version {version.number}")
+    stages = [{"stage": name, **stage.model_dump()} for name, stage in version.stages.items()]
+    create_table_artifact(stages, key="stages", description="shards of each stage, the seconds they took together, and the longest")
     lines = [f"# Version {version.number}", "", "| check | figure | line | |", "|---|---|---|---|"]
     lines += [f"| {c.name} | {c.value:.4g} | {c.limit:.4g} | {'passed' if c.passed else '**failed**'} |" for c in version.checks]
     create_markdown_artifact("\n".join(lines), key="checks")

@@ -1,55 +1,122 @@
-"""Encode: every distinct text of new events gets its vector, once per encoder, ever."""
+"""Encode: every distinct text of new events gets its vector, once per encoder, ever.
 
-from dataclasses import dataclass
+Shards are ranges of text keys. A shard looks its keys up first and reads only the texts that are new; its vectors are staged, and the
+caller makes those of all shards part of the cache at once.
+"""
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
 import polars as pl
 
 from encoders.text import TextEncoder
-from pipelines.engines import Engine
-from pipelines.meter import Meter
-from pipelines.plan import shards_by
-from schemas.records import Shard
+from pipelines.engines import Engine, Local
+from pipelines.meter import Meter, Silent
+from pipelines.plan import TEXT_KEYS, text_shards
+from pipelines.stages import Manifest, Stage, figures
+from schemas.config import EncoderConfig
+from schemas.errors import CompatibilityError
+from schemas.records import Shard, StageFigures
 from store.embeddings import Embeddings
 from store.events import EventLog
+from store.home import Home
+
+
+@dataclass(frozen=True)
+class TextsEncoded(Manifest):
+    """Manifest of one shard: its distinct texts, newly encoded and found in the cache, and the staged rows."""
+
+    texts: int
+    hits: int
+    fragments: list[str]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Distinct texts of a shard: newly encoded, and found in the cache."""
+    """The stage's sums."""
 
     texts: int
     hits: int
+    figures: StageFigures
 
 
-def encode_events(log: EventLog, encoder: TextEncoder, engine: Engine, meter: Meter, *, after: int, until: int) -> Encoded:
-    """Encode the texts and targets of ingests ``after + 1 … until`` that the cache does not hold."""
-    cache = Embeddings(log.home, encoder.fingerprint, encoder.dim)
-    shards = shards_by(log, ["text_key", "target_key"], after=after, until=until, size=2 * log.home.config.refresh.shard_events)
+@dataclass(frozen=True)
+class TextShards:
+    """Encodes shards of the texts of ingests ``after + 1 … until``."""
+
+    log: EventLog
+    encoder: TextEncoder
+    after: int
+    until: int
+    meter: Meter = field(default_factory=Silent)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _opened, (self.log.home.uri, self.encoder.config, self.encoder.fingerprint, self.after, self.until)
+
+    def __call__(self, shard: Shard) -> TextsEncoded:
+        """Encode what of one shard the cache does not hold, and stage it."""
+        cache = Embeddings(self.log.home, self.encoder.fingerprint, self.encoder.dim)
+        keys = self._distinct(shard)
+        fresh = keys.filter(~pl.Series(cache.known(keys.to_numpy()), dtype=pl.Boolean)).sort()
+        if not len(fresh):
+            return TextsEncoded(0, len(keys), [])
+        self.meter.start("encode", len(fresh), "texts")
+        texts = self._texts(shard, fresh)
+        vectors = self.encoder.encode(texts["text"].to_list(), lambda done: self.meter.advance("encode", done))
+        return TextsEncoded(len(fresh), len(keys) - len(fresh), cache.stage(texts["key"].to_numpy(), vectors))
+
+    def _distinct(self, shard: Shard) -> pl.Series:
+        parts = [
+            batch[key].drop_nulls().unique()
+            for key in TEXT_KEYS
+            for batch in self.log.scan([key], after=self.after, until=self.until, low=shard.low, high=shard.high, key=key)
+        ]
+        return pl.concat([pl.Series([], dtype=pl.Int64), *(part.alias("") for part in parts)]).unique()
+
+    def _texts(self, shard: Shard, fresh: pl.Series) -> pl.DataFrame:
+        """(key, text) of the fresh keys, sorted by key."""
+        parts = [
+            batch.select(key=pl.col(key), text=pl.col(text)).filter(pl.col("key").is_in(fresh.implode())).unique("key", keep="any")
+            for text, key in zip(("text", "target"), TEXT_KEYS, strict=True)
+            for batch in self.log.scan([text, key], after=self.after, until=self.until, low=shard.low, high=shard.high, key=key)
+        ]
+        return pl.concat(parts).unique("key", keep="first", maintain_order=True).sort("key")
+
+
+@lru_cache(maxsize=1)
+def _opened(uri: str, config: EncoderConfig, fingerprint: str, after: int, until: int) -> TextShards:
+    """The same in a worker, which has its own home and encoder."""
+    encoder = TextEncoder(config)
+    if encoder.fingerprint != fingerprint:
+        raise CompatibilityError(
+            f"a worker has encoder {encoder.fingerprint[:12]}, the plan's is {fingerprint[:12]}",
+            where=config.model or "the bundled MiniLM",
+            mend="give every worker the same model files and packages (docs/cluster.md)",
+        )
+    return TextShards(EventLog(Home(uri)), encoder, after, until)
+
+
+def run_encode(work: TextShards, folder: str, shards: Sequence[Shard], engine: Engine, retries: int) -> Encoded:
+    """Encode all shards of the plan in ``folder``, then commit their vectors.
+
+    Raises:
+        ShardError: a shard kept failing.
+    """
+    home, meter = work.log.home, work.meter
     meter.start("encode", 0, "texts")
-
-    def encode_shard(shard: Shard) -> Encoded:
-        texts = _texts(log, shard, after, until)
-        keys = texts["key"].to_numpy()
-        fresh = texts.filter(pl.Series(~cache.known(keys)))
-        meter.start("encode", len(fresh), "texts")
-        if len(fresh):
-            vectors = encoder.encode(fresh["text"].to_list(), lambda done: meter.advance("encode", done))
-            cache.append(fresh["key"].to_numpy().astype(np.int64), vectors)
-        return Encoded(len(fresh), len(texts) - len(fresh))
-
-    manifests = list(engine.map(encode_shard, shards))
+    done = Stage(home, folder, "encode", TextsEncoded, work).run(shards, engine, retries)
+    Embeddings(home, work.encoder.fingerprint, work.encoder.dim).commit([f for manifest in done for f in manifest.fragments])
     meter.finish("encode")
-    return Encoded(sum(m.texts for m in manifests), sum(m.hits for m in manifests))
+    return Encoded(sum(m.texts for m in done), sum(m.hits for m in done), figures(done))
 
 
-def _texts(log: EventLog, shard: Shard, after: int, until: int) -> pl.DataFrame:
-    """Distinct (key, text) of the shard's texts and targets, sorted by key."""
-    parts = [
-        batch.select(key=pl.col(key), text=pl.col(text)).drop_nulls().unique("key", keep="any")
-        for text, key in (("text", "text_key"), ("target", "target_key"))
-        for batch in log.scan([text, key], after=after, until=until, low=shard.low, high=shard.high, key=key)
-    ]
-    if not parts:
-        return pl.DataFrame(schema={"key": pl.Int64, "text": pl.String})
-    return pl.concat(parts).unique("key", keep="first", maintain_order=True).sort("key")
+def encode_events(log: EventLog, encoder: TextEncoder, meter: Meter, *, until: int) -> Encoded:
+    """Encode the texts and targets of all events up to ingest ``until``, in this process and without a refresh's plan."""
+    config = log.home.config.refresh
+    folder = f"plans/texts-{encoder.fingerprint[:16]}-{until}-{config.shard_events}"
+    shards = text_shards(log, after=0, until=until, size=config.shard_events)
+    try:
+        return run_encode(TextShards(log, encoder, 0, until, meter), folder, shards, Local(), config.retries)
+    finally:
+        log.home.objects.delete(folder)

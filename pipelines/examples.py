@@ -32,7 +32,7 @@ def read_events(log: EventLog, config: Config, until: int) -> pl.DataFrame:
     Raises:
         InputError: there are none.
     """
-    shards = shards_by(log, ["user_key"], after=0, until=until, size=log.home.config.refresh.shard_events)
+    shards = shards_by(log, "user_key", after=0, until=until, size=log.home.config.refresh.shard_events)
     order = np.random.default_rng(config.seed).permutation(len(shards))
     frames, held = [], 0
     for index in order:

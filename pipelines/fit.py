@@ -13,7 +13,6 @@ from encoders.text import TextEncoder
 from encoders.training import train
 from encoders.tuning import Lessons, small_causal, tune
 from pipelines.encode import encode_events
-from pipelines.engines import Local
 from pipelines.examples import build_examples, read_events, tuning_pairs, tuning_users
 from pipelines.meter import Meter, Silent
 from schemas.config import Config
@@ -62,7 +61,7 @@ def fit(home: Home, config: Config, *, head_only: bool = False, meter: Meter | N
         config = config.model_copy(update={kept[1].name: kept[1].config, "encoder": Lines(home).encoder(kept[0])})
     until = home.ingests.last()
     encoder = TextEncoder(config.encoder)
-    encode_events(log, encoder, Local(), meter, after=0, until=until)
+    encode_events(log, encoder, meter, until=until)
     events = read_events(log, config, until)
     cache = Embeddings(home, encoder.fingerprint, encoder.dim)
     own = not config.llm.model

@@ -4,7 +4,6 @@ plan → encode → update → commit. The plan and every finished shard's manif
 the same states. The states count once the version's record is written.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,15 +16,15 @@ from encoders.text import TextEncoder
 from pipelines.checks import check_version
 from pipelines.described import described_llm
 from pipelines.drift import prefix_ratio
-from pipelines.encode import Encoded, encode_events
+from pipelines.encode import Encoded, TextShards, run_encode
 from pipelines.engines import Engine, Local
 from pipelines.meter import Meter, Silent
-from pipelines.plan import plan_refresh
-from pipelines.update import Shifted, Updater
+from pipelines.plan import Size, plan_refresh
+from pipelines.stages import Stage, figures
+from pipelines.update import Shifted, updater
 from schemas.errors import ConflictError, NotFoundError
-from schemas.records import CheckResult, Plan, Shard, VersionRecord
+from schemas.records import CheckResult, Plan, VersionRecord
 from store.comparison import View, compare
-from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home, provenance
 from store.lines import Lines
@@ -100,37 +99,38 @@ class Refresh:
         if not rebuild and not any(record.accepted or record.corrected for record in self.home.ingests.range(first, last)):
             return None
         number = self.parent.number if self.parent else None
-        return plan_refresh(self.home, self.log, aggregator=self.aggregator_hash, parent=number, first=first, last=last, rebuild=rebuild)
+        plan = plan_refresh(
+            self.home,
+            self.log,
+            Size.of(self.home.config.refresh, self.aggregator.spec, self.encoder.dim),
+            aggregator=self.aggregator_hash,
+            encoder=self.encoder.fingerprint,
+            text_encoder=self.encoder.config,
+            parent=number,
+            first=first,
+            last=last,
+            rebuild=rebuild,
+        )
+        return plan.folder, plan
 
     def encode(self, plan: Plan) -> Encoded:
-        """Encode what the cache does not hold."""
-        return encode_events(self.log, self.encoder, self.engine, self.meter, after=plan.first_ingest, until=plan.last_ingest)
+        """Encode what the cache does not hold.
+
+        Raises:
+            ShardError: a shard kept failing; what the others finished stays.
+        """
+        work = TextShards(self.log, self.encoder, plan.first_ingest, plan.last_ingest, self.meter)
+        return run_encode(work, plan.folder, plan.texts, self.engine, self.home.config.refresh.retries)
 
     def update(self, folder: str, plan: Plan) -> list[Shifted]:
-        """Compute and stage every shard that no earlier run finished."""
-        updater = Updater(
-            self.log,
-            States(self.home, self.aggregator_hash, self.aggregator.spec),
-            Embeddings(self.home, self.encoder.fingerprint, self.encoder.dim),
-            self.aggregator,
-            plan,
-            self.parent.runs if self.parent and plan.kind == "update" else (),
-        )
+        """Compute and stage every shard that no earlier run finished.
+
+        Raises:
+            ShardError: a shard kept failing; what the others finished stays.
+        """
         self.meter.start("update", sum(shard.events for shard in plan.shards), "events")
-
-        def run(shard: Shard) -> Shifted:
-            path = f"{folder}/{shard.index}.json"
-            done = self.home.objects.get(path)
-            if done is None:
-                made = updater(shard)
-                # The first complete manifest counts; a second worker's fragments stay unnamed.
-                self.home.objects.create(path, json.dumps(vars(made)).encode())
-                # Gone again means that a rival's commit swept the plan; this refresh's own commit will say so.
-                done = self.home.objects.get(path) or json.dumps(vars(made)).encode()
-            self.meter.advance("update", shard.events)
-            return Shifted(**json.loads(done))
-
-        manifests = list(self.engine.map(run, plan.shards))
+        stage = Stage(self.home, folder, "update", Shifted, updater(self.home, plan, self.aggregator, self.meter))
+        manifests = stage.run(plan.shards, self.engine, self.home.config.refresh.retries)
         self.meter.finish("update")
         return manifests
 
@@ -162,6 +162,7 @@ class Refresh:
             "events_new": sum(s.new_events for s in shards),
             "texts_encoded": encoded.texts,
             "cache_hits": encoded.hits,
+            "stages": {"encode": encoded.figures, "update": figures(shards)},
             "seconds": round((datetime.now(UTC) - started).total_seconds(), 3),
             "checks": self._check(plan, runs, users, shards),
         }

@@ -5,7 +5,8 @@ computed again from all their events.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.checkpoint import load_aggregator
 from encoders.personalizer import Aggregator, EventBatch
+from pipelines.meter import Meter, Silent
+from pipelines.stages import Manifest
 from schemas.events import DELETE
 from schemas.records import Plan, Shard
 from schemas.states import STATE_KEYS, StateBatch
 from store.embeddings import Embeddings
 from store.events import EventLog
+from store.home import Home
+from store.models import Models
 from store.states import States
 
 COLUMNS = ("user_id", "user_key", "event_key", "ts", "value", "text_key", "target_key")
@@ -27,7 +33,7 @@ TEXTS = ("text", "target")
 
 
 @dataclass(frozen=True)
-class Shifted:
+class Shifted(Manifest):
     """Manifest of one shard: what it wrote and what the checks want to know of it.
 
     Attributes:
@@ -61,6 +67,10 @@ class Updater:
     aggregator: Aggregator
     plan: Plan
     parent_runs: Sequence[int]
+    meter: Meter = field(default_factory=Silent)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _opened, (self.log.home.uri, self.plan.folder, self.plan.run)
 
     def __call__(self, shard: Shard) -> Shifted:
         """Compute and stage the states of one shard."""
@@ -86,6 +96,7 @@ class Updater:
         before = parents.filter(pc.field("event_count") > 0)
         counts = table.column("event_count").to_numpy()
         norms = state_norms(table, self.states.schema)
+        self.meter.advance("update", shard.events)
         return Shifted(
             fragments=self.states.stage(table) if table.num_rows else [],
             changed=table.num_rows,
@@ -132,8 +143,8 @@ class Updater:
         )
         keys = index.select("user_id", "user_key", pl.lit(self.plan.run, pl.Int64).alias("run")).hstack(both)
         table = keys.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(STATE_KEYS)
-        for field, column in zip(spec.schema(), states.to_arrow(spec).columns, strict=True):
-            table = table.append_column(field, column)
+        for name, column in zip(spec.schema(), states.to_arrow(spec).columns, strict=True):
+            table = table.append_column(name, column)
         return table
 
     def _batch(self, events: pl.DataFrame) -> EventBatch:
@@ -153,6 +164,29 @@ class Updater:
         )
 
 
+@lru_cache(maxsize=1)
+def _opened(uri: str, folder: str, run: int) -> Updater:
+    """The same in a worker, from what the home holds."""
+    home = Home(uri)
+    plan = Plan.model_validate_json(home.objects.get(f"{folder}/plan.json") or b"")
+    aggregator = load_aggregator(Models(home).directory(plan.aggregator), plan.encoder)
+    return updater(home, plan, aggregator)
+
+
+def updater(home: Home, plan: Plan, aggregator: Aggregator, meter: Meter | None = None) -> Updater:
+    """The shard function of a plan's update stage."""
+    parent = home.versions.get(plan.parent) if plan.parent and plan.kind == "update" else None
+    return Updater(
+        EventLog(home),
+        States(home, plan.aggregator, aggregator.spec),
+        Embeddings(home, plan.encoder, aggregator.text_dim),
+        aggregator,
+        plan,
+        parent.runs if parent else (),
+        meter or Silent(),
+    )
+
+
 def seconds(ts: pl.Series) -> npt.NDArray[np.int64]:
     """Timestamps as whole seconds since 1970."""
     out: npt.NDArray[np.int64] = (ts.dt.timestamp("us") // 1_000_000).to_numpy()
@@ -163,9 +197,9 @@ def state_norms(table: pa.Table, schema: pa.Schema) -> npt.NDArray[np.float64]:
     """Root mean square of each user's float32 vectors; NaN or infinite if any element is."""
     squares = np.zeros(table.num_rows)
     numbers = 0
-    for field in schema:
-        if pa.types.is_fixed_size_list(field.type) and pa.types.is_float32(field.type.value_type):
-            flat = table.column(field.name).combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+    for column in schema:
+        if pa.types.is_fixed_size_list(column.type) and pa.types.is_float32(column.type.value_type):
+            flat = table.column(column.name).combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
             squares += np.square(flat, dtype=np.float64).sum(1)
             numbers += flat.shape[1]
     return np.sqrt(squares / max(1, numbers))

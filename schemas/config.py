@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.errors import ConfigError
 
+#: Beam's own runner. Its short names stand for another runner that is looked for on the network first.
+FN_API = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
 
 class Section(BaseModel):
     """A frozen table of the configuration; unknown keys are refused."""
@@ -86,6 +89,16 @@ class RefreshConfig(Section):
 
     shard_events: int = Field(65_536, ge=64, description="events a shard holds, about")
     shard_users: int = Field(8_192, ge=1, description="users a shard holds, about")
+    shard_megabytes: int = Field(512, ge=16, description="memory that the work on one shard takes, about; cuts shards where it binds first")
+    retries: int = Field(2, ge=0, description="further tries of a shard that failed")
+
+
+class EngineConfig(Section):
+    """Where shards run."""
+
+    name: Literal["local", "beam"] = Field("local", description="local: in this process")
+    runner: str = Field(FN_API, description="Beam runner, by its short name or its class's full name")
+    options: tuple[str, ...] = Field((), description="options for the Beam runner, as its documentation writes them")
 
 
 class CheckConfig(Section):
@@ -133,6 +146,7 @@ class Config(Section):
     llm: LLMConfig = LLMConfig()
     train: TrainConfig = TrainConfig()
     refresh: RefreshConfig = RefreshConfig()
+    engine: EngineConfig = EngineConfig()
     checks: CheckConfig = CheckConfig()
     bundle: BundleConfig = BundleConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -176,4 +190,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         # A JSON string is a TOML one, but for DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value).lower() if isinstance(value, bool) else repr(value)

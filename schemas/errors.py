@@ -76,3 +76,11 @@ class CheckError(TapstateError):
     """A version that failed a check before promotion; it is kept, not promoted."""
 
     exit_code = 5
+
+
+class EngineError(TapstateError):
+    """An engine that gave up: a runner that cannot be reached, or lost its workers."""
+
+
+class ShardError(TapstateError):
+    """A shard that kept failing; names it and its first bad row. What other shards finished stays."""

@@ -61,6 +61,16 @@ class CheckResult(BaseModel):
     passed: bool
 
 
+class StageFigures(BaseModel):
+    """What the shards of one stage took together; on several workers more than the clock's time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: int
+    seconds: float
+    longest: float
+
+
 class VersionRecord(NumberedRecord):
     """``versions/<n>.json``: one immutable set of all users' states.
 
@@ -82,6 +92,7 @@ class VersionRecord(NumberedRecord):
     texts_encoded: int
     cache_hits: int
     seconds: float
+    stages: dict[str, StageFigures] = {}
     checks: tuple[CheckResult, ...] = ()
 
 
@@ -104,7 +115,7 @@ class LineRecord(NumberedRecord):
 
 
 class Shard(BaseModel):
-    """A range of user keys, ``low <= user_key <= high``, and the events it should hold: one unit of work."""
+    """A range of keys, ``low <= key <= high``, and the events (or texts) it should hold: one unit of work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,7 +126,14 @@ class Shard(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a refresh will do, stored before it starts; a killed run is run again with it."""
+    """What a refresh will do, stored before it starts; a killed run is run again with it.
+
+    Attributes:
+        run: tag of the states it writes.
+        encoder: the text encoder's fingerprint; ``text_encoder`` is what a worker loads it from.
+        shards: of users, by user key.
+        texts: of texts and targets, by text key.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -125,4 +143,12 @@ class Plan(BaseModel):
     parent: int | None
     first_ingest: int
     last_ingest: int
+    encoder: str
+    text_encoder: EncoderConfig
     shards: tuple[Shard, ...]
+    texts: tuple[Shard, ...]
+
+    @property
+    def folder(self) -> str:
+        """Where the plan and its shards' manifests are; two refreshes that would do the same meet there."""
+        return f"plans/{self.aggregator[:16]}-{self.parent or 0}-{self.first_ingest}-{self.last_ingest}-{self.kind}"

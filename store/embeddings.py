@@ -4,7 +4,7 @@ Rows are named by content (key = hash of the text, table = fingerprint of the en
 killed writer left is as good as what a finished one wrote, and a key written twice holds the same vector.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +39,18 @@ class Embeddings:
 
     def append(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16]) -> None:
         """Keep float16 vectors ``[n, dim]`` under int64 keys ``[n]``."""
+        self.commit(self.stage(keys, vectors))
+
+    def stage(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16]) -> list[str]:
+        """Write vectors aside; ``commit`` makes them part of the cache."""
         flat = pa.array(vectors.reshape(-1))
-        batch = pa.RecordBatch.from_arrays([pa.array(keys), pa.FixedSizeListArray.from_arrays(flat, self.dim)], schema=self.schema)
-        self.home.tables.append(self.name, self.schema, iter([batch]))
+        rows = pa.Table.from_arrays([pa.array(keys), pa.FixedSizeListArray.from_arrays(flat, self.dim)], schema=self.schema)
+        return self.home.tables.stage(self.name, rows)
+
+    def commit(self, fragments: Sequence[str]) -> None:
+        """Make staged vectors part of the cache, all at once."""
+        self.home.tables.ensure(self.name, self.schema)
+        self.home.tables.commit(self.name, fragments)
 
     def read(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
         """Vectors ``[n, dim]`` of int64 keys ``[n]``; the keys may repeat.

@@ -78,6 +78,9 @@ class Home:
         self.versions = Ledger(self.objects, "versions", VersionRecord)
         self.lines = Ledger(self.objects, "lines", LineRecord)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Home, (self.uri,))
+
     @classmethod
     def create(cls, uri: str, config: Config) -> tuple["Home", bool]:
         """The home at ``uri``, made with ``config`` unless it is there already; and whether it was made."""

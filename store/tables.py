@@ -86,10 +86,14 @@ class Tables:
         return [json.dumps(fragment.to_json()) for fragment in lance.fragment.write_fragments(table, target, mode="append")]
 
     def commit(self, name: str, fragments: Sequence[str]) -> None:
-        """Make staged fragments part of the table, all at once."""
+        """Make staged fragments part of the table, all at once; those that are already stay as they are."""
         target = self.open(name)
         assert target is not None
+        held = {file.path for fragment in target.get_fragments() for file in fragment.metadata.files} if fragments else set()
         loaded = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
+        loaded = [fragment for fragment in loaded if not held.intersection(file.path for file in fragment.files)]
+        if not loaded:
+            return
         lance.LanceDataset.commit(target.uri, lance.LanceOperation.Append(loaded), read_version=target.version)
 
     def scan(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.plan import cut, histogram, plan_refresh
+from pipelines.plan import Size, cut, histogram, plan_refresh
 from store.events import EventLog
 from store.home import Home
 
@@ -46,13 +46,14 @@ def test_shards_have_the_asked_size() -> None:
 @pytest.mark.parametrize("damage", [None, b"", b"{", b"\xff"])
 def test_a_stored_plan_is_found_again(home: Home, put: Callable[..., object], damage: bytes | None) -> None:
     put(home, [{"user_id": f"u{i}", "ts": 1_700_000_000, "text": "x"} for i in range(99)])
-    asked = {"aggregator": "a" * 64, "parent": None, "first": 0, "last": 1, "rebuild": True}
-    folder, plan = plan_refresh(home, EventLog(home), **asked)  # type: ignore[arg-type]
+    size = Size(events=64, users=64, bytes=1 << 30, event_bytes=1000, user_bytes=1000)
+    encoder = {"encoder": "e" * 64, "text_encoder": home.config.encoder}
+    asked = {"size": size, "aggregator": "a" * 64, **encoder, "parent": None, "first": 0, "last": 1, "rebuild": True}
+    plan = plan_refresh(home, EventLog(home), **asked)  # type: ignore[arg-type]
     assert sum(shard.events for shard in plan.shards) == 99
     if damage is not None:
-        (Path(home.uri) / folder / "plan.json").write_bytes(damage)
-    again, found = plan_refresh(home, EventLog(home), **asked)  # type: ignore[arg-type]
-    assert again == folder
+        (Path(home.uri) / plan.folder / "plan.json").write_bytes(damage)
+    found = plan_refresh(home, EventLog(home), **asked)  # type: ignore[arg-type]
     assert (found == plan) is (damage is None)
     assert found.shards == plan.shards
-    assert plan_refresh(home, EventLog(home), **asked)[1] == found  # type: ignore[arg-type]
+    assert plan_refresh(home, EventLog(home), **asked) == found  # type: ignore[arg-type]
