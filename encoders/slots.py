@@ -11,11 +11,15 @@ Associative, commutative; the identity is the user without events, ``m = -inf``.
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 #: ``t_ref`` of a user without events: earlier than any event, and far from the edge of int64.
 NEVER = -(2**62)
+#: Rows of one float32 sum.
+BAG = 32
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,43 @@ def gather(user: Tensor, users: int, score: Tensor, value: Tensor, ts: Tensor, d
     total = torch.zeros((users, *value.shape[1:]), dtype=value.dtype, device=value.device)
     total = total.index_add(0, user, share[:, :, None] * value)
     return Slots(total, peak + torch.log(norm), t_ref)
+
+
+def average(
+    starts: npt.NDArray[np.int64], score: Tensor, hidden: Tensor, ts: npt.NDArray[np.int64], decay: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``gather`` does, for sorted events and before the values: averages of what the values are linear in.
+
+    A value ``v_k(h) = W_k·hidden + b_k`` is linear and the shares sum to one, so ``S_k = W_k·(Σ share·hidden) + b_k``: one product a user
+    and slot instead of one an event and slot.
+
+    Args:
+        starts: int64 ``[n]``, the first event of each user; a user's events are adjacent, in order of time.
+        score: ``f``, ``[e, K]``.
+        hidden: float32 ``[e, H]``.
+        ts: int64 ``[e]``, seconds.
+        decay: ``λ``, float64 ``[K]``, per second.
+
+    Returns:
+        Averages, float32 ``[n, K, H]``; ``mass`` and ``t_ref`` as in ``Slots``.
+    """
+    lengths = np.diff(starts, append=len(ts))
+    user = np.repeat(np.arange(len(starts)), lengths)
+    t_ref = ts[starts + lengths - 1]
+    logit = score.numpy().astype(np.float64) - decay.numpy() * (t_ref[user] - ts)[:, None]
+    peak = np.maximum.reduceat(logit, starts)
+    weight = np.exp(logit - peak[user])
+    norm = np.add.reduceat(weight, starts)
+    share = torch.from_numpy((weight / norm[user]).astype(np.float32).T.copy())
+    # Sums of at most BAG rows are float32, those of them float64.
+    first = np.flatnonzero((np.arange(len(ts)) - starts[user]) % BAG == 0)
+    rows, bags = torch.arange(len(ts)), torch.from_numpy(first)
+    sums = [torch.nn.functional.embedding_bag(rows, hidden, bags, mode="sum", per_sample_weights=one) for one in share]
+    total = torch.stack(sums, 1)
+    if len(first) > len(starts):
+        of_user = np.searchsorted(first, starts)
+        total = torch.from_numpy(np.add.reduceat(total.numpy().astype(np.float64), of_user).astype(np.float32))
+    return total, torch.from_numpy(peak + np.log(norm)), torch.from_numpy(t_ref)
 
 
 def merge(a: Slots, b: Slots, decay: Tensor) -> Slots:

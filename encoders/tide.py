@@ -11,6 +11,7 @@ half-life; the last slot never decays. Short memory: the last M item codes (enco
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from schemas.states import Column, StateBatch, StateSpec
 DAY = 86_400.0
 #: Rows of one matrix product. Every product has this shape, so a code does not depend on who else is in the batch.
 BLOCK = 2048
+USERS = 256
 
 
 class Tide(Aggregator):
@@ -85,35 +87,54 @@ class Tide(Aggregator):
         given = torch.isfinite(value)
         scaled = torch.where(given, (torch.nan_to_num(value) - self.value_mean) / self.value_std, 0.0)
         # Summed, not a matrix product: with so few columns, a row's bits would depend on its place among the rows (seen with MKL).
-        season = (calendar(ts)[:, :, None] * self.from_calendar.weight.T).sum(1)
-        return self.from_text(text) + self.from_target(target) + self.from_value(scaled[:, None]) + season
+        codes = self.from_text(text) + self.from_target(target) + self.from_value(scaled[:, None])
+        for phase, weight in zip(calendar(ts).T, self.from_calendar.weight.T, strict=True):
+            codes = torch.addcmul(codes, phase[:, None], weight)
+        return codes
 
     def slot_inputs(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """``f`` ``[e, K]`` and ``v`` ``[e, K, D]`` of item codes."""
-        hidden = nn.functional.gelu(self.hidden(codes))
-        score = 8 * torch.tanh(self.score(hidden) / 8)
+        score, hidden = self._scores(codes)
         return score, self.value(hidden).view(-1, self.config.slots, self.config.dim)
+
+    def _scores(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = nn.functional.gelu(self.hidden(codes))
+        return 8 * torch.tanh(self.score(hidden) / 8), hidden
+
+    def _values(self, hidden: Tensor) -> Tensor:
+        """``v`` of averages of the hidden layer, ``[n, K, H]`` to float64 ``[n, K, D]``, in products of one shape."""
+        k, d = self.config.slots, self.config.dim
+        weight = self.value.weight.view(k, d, -1).transpose(1, 2).cpu()
+        bias, parts = self.value.bias.view(k, 1, d).cpu(), []
+        for at in range(0, len(hidden), USERS):
+            block = hidden[at : at + USERS].transpose(0, 1)
+            padded = nn.functional.pad(block, (0, 0, 0, USERS - block.shape[1]))
+            parts.append(torch.baddbmm(bias, padded, weight)[:, : block.shape[1]].transpose(0, 1).double())
+        return torch.cat(parts)
 
     @torch.no_grad()
     def update(self, states: StateBatch, events: EventBatch) -> StateBatch:
-        old = Slots(*(torch.from_numpy(np.array(states.columns[name])) for name in ("slot_sum", "slot_mass", "t_ref")))
+        total, mass, t_ref = (torch.from_numpy(np.array(states.columns[name])) for name in ("slot_sum", "slot_mass", "t_ref"))
+        # float64 until the update is done.
+        merged = Slots(total.double(), mass, t_ref)
         old_items = Window(
             np.repeat(np.arange(len(states)), np.diff(states.offsets)),
             *(states.columns[f"window_{name}"] for name in ("code", "scale", "time", "key")),
         )
-        kept, items, merged = window.latest(events.user, events.ts, events.key, self.config.window), [], old
-        recent = np.zeros(len(events), bool)
-        recent[kept] = True
-        decay = self.decay()
-        for rows, codes, score, value in self._blocks(events):
-            user, first = torch.from_numpy(events.user[rows]), int(events.user[rows].min())
-            # Only the users of the block are touched; events come sorted by user, so blocks overlap in one user at most.
-            some = slice(first, int(events.user[rows].max()) + 1)
-            part = slots.gather(user - first, some.stop - first, score, value.double(), torch.from_numpy(events.ts[rows]), decay)
-            merged = _merge_slice(merged, part, some, decay)
-            picked = recent[rows]
+        order = np.lexsort((events.key, events.ts, events.user))
+        recent, items = window.last_of_sorted(events.user[order], self.config.window), []
+        decay = self.decay().cpu()
+        for at, rows, codes, score, hidden in self._blocks(events, order):
+            owner, ts = events.user[rows], events.ts[rows]
+            starts = np.flatnonzero(np.diff(owner, prepend=-1))
+            average, mass, t_ref = slots.average(starts, score, hidden, ts, decay)
+            some = torch.from_numpy(owner[starts])
+            before = Slots(merged.total[some], merged.mass[some], merged.t_ref[some])
+            after = slots.merge(before, Slots(self._values(average), mass, t_ref), decay)
+            merged.total[some], merged.mass[some], merged.t_ref[some] = after.total, after.mass, after.t_ref
+            picked = recent[at : at + len(rows)]
             code, scale = window.quantize(codes[torch.from_numpy(picked)])
-            items.append(Window(events.user[rows][picked], code.numpy(), scale.numpy(), events.ts[rows][picked], events.key[rows][picked]))
+            items.append(Window(owner[picked], code.numpy(), scale.numpy(), ts[picked], events.key[rows][picked]))
         every = Window(*(np.concatenate([getattr(w, f) for w in [old_items, *items]]) for f in ("user", "code", "scale", "time", "key")))
         every = every.take(window.latest(every.user, every.time, every.key, self.config.window))
         columns = {
@@ -127,28 +148,35 @@ class Tide(Aggregator):
         }
         return StateBatch(columns, np.searchsorted(every.user, np.arange(len(states) + 1)).astype(np.int64))
 
-    def _blocks(self, events: EventBatch) -> Iterator[tuple[np.ndarray, Tensor, Tensor, Tensor]]:
-        """Rows of a few blocks at a time, in the order (user, ts, key), with codes, scores and values.
+    def _blocks(
+        self, events: EventBatch, order: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[int, npt.NDArray[np.int64], Tensor, Tensor, Tensor]]:
+        """A few blocks of rows at a time: their place in ``order`` (by user, ts, key), the rows, codes, scores and hidden layer.
+
+        The tensors are good until the next turn.
 
         A user with more rows than that is cut as if he were alone, others are not cut: no user's sums depend on who else is there.
         """
-        order, most = np.lexsort((events.key, events.ts, events.user)), 8 * BLOCK
+        most = 8 * BLOCK
         owner = events.user[order]
         cuts = np.flatnonzero((np.arange(len(order)) - np.searchsorted(owner, owner)) % most == 0)
         cuts, start = np.append(cuts, len(order)), 0
         device = self.from_text.weight.device
+        widths = (self.config.dim, self.config.slots, self.config.hidden)
+        # Filled again and again: fresh pages cost as much as the arithmetic.
+        kept = [torch.empty(min(len(order), most) + BLOCK, width) for width in widths]
         while start < len(order):
-            stop = cuts[np.searchsorted(cuts, start + most, side="right") - 1]
-            rows, start = order[start:stop], stop
-            parts = []
+            stop = int(cuts[np.searchsorted(cuts, start + most, side="right") - 1])
+            rows = order[start:stop]
             for at in range(0, len(rows), BLOCK):
                 block = rows[at : at + BLOCK]
-                padded = np.concatenate([block, np.full(BLOCK - len(block), block[-1])])
+                padded = block if len(block) == BLOCK else np.concatenate([block, np.full(BLOCK - len(block), block[-1])])
                 codes = self.item_codes(*(x.to(device) for x in _tensors(events, padded)))
-                score, value = self.slot_inputs(codes)
-                parts.append(tuple(x[: len(block)].cpu() for x in (codes, score, value)))
-            codes, score, value = (torch.cat(x) for x in zip(*parts, strict=True))
-            yield rows, codes, score, value
+                for whole, part in zip(kept, (codes, *self._scores(codes)), strict=True):
+                    whole[at : at + BLOCK] = part
+            codes, score, hidden = (whole[: len(rows)] for whole in kept)
+            yield start, rows, codes, score, hidden
+            start = stop
 
     def forward(self, users: int, events: EventBatch) -> dict[str, Tensor]:
         device = self.from_text.weight.device
@@ -186,15 +214,6 @@ def _tensors(events: EventBatch, rows: np.ndarray) -> tuple[Tensor, Tensor, Tens
         torch.from_numpy(events.value[rows]),
         torch.from_numpy(events.ts[rows]),
     )
-
-
-def _merge_slice(into: Slots, part: Slots, some: slice, decay: Tensor) -> Slots:
-    """``into`` with ``part`` merged into the users of ``some``; totals stay float64 until the update is done."""
-    total = into.total.double()
-    mass, t_ref = into.mass.clone(), into.t_ref.clone()
-    merged = slots.merge(Slots(total[some], mass[some], t_ref[some]), part, decay)
-    total[some], mass[some], t_ref[some] = merged.total, merged.mass, merged.t_ref
-    return Slots(total, mass, t_ref)
 
 
 def calendar(ts: Tensor) -> Tensor:

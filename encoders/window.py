@@ -38,8 +38,13 @@ class Window:
 def latest(user: npt.NDArray[np.int64], time: npt.NDArray[np.int64], key: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     """Rows of the last ``size`` items of each user, in the window's order."""
     order = np.lexsort((key, time, user))
-    ends = np.searchsorted(user[order], user[order], side="right")
-    return order[ends - np.arange(len(order)) <= size]
+    return order[last_of_sorted(user[order], size)]
+
+
+def last_of_sorted(user: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.bool_]:
+    """Which rows are among the last ``size`` of their user; ``user`` ascending."""
+    last: npt.NDArray[np.bool_] = np.searchsorted(user, user, side="right") - np.arange(len(user)) <= size
+    return last
 
 
 def merge(a: Window, b: Window, size: int) -> Window:

@@ -94,8 +94,10 @@ def test_a_user_across_the_edge_of_a_block_keeps_his_bits(tide: Tide, random_eve
 def test_more_events_than_the_blocks_hold(tide: Tide, random_events: Make, pick: Make) -> None:
     events = random_events(8 * BLOCK + 500, 1)
     whole = build(tide, events, 1)
-    codes, score, value = (torch.cat(x) for x in zip(*[b[1:] for b in tide._blocks(events)], strict=True))
-    assert len(codes) == len(score) == len(value) == len(events)
+    order = np.lexsort((events.key, events.ts, events.user))
+    rows = [block[1] for block in tide._blocks(events, order)]
+    assert len(rows) > 1
+    np.testing.assert_array_equal(np.concatenate(rows), order)
     assert whole.offsets.tolist() == [0, tide.config.window]
     halves = build(tide, pick(events, np.arange(0, len(events), 2)), 1)
     assert_equal_to_rounding(tide.update(halves, pick(events, np.arange(1, len(events), 2))), whole)
