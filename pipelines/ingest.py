@@ -25,6 +25,8 @@ from store.home import Home, new_run, provenance
 
 #: Partitions of the spool, by the highest bits of the user key.
 PARTITIONS = 64
+#: Rows that are compared with the home's at a time, about.
+GROUP_ROWS = 262_144
 #: Rows of one appended batch.
 BATCH_ROWS = 65_536
 
@@ -69,6 +71,16 @@ class Spool:
         frame = pl.from_arrow(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
         assert isinstance(frame, pl.DataFrame)
         return frame
+
+    def groups(self) -> Iterator[pl.DataFrame]:
+        """Events by users in the order of keys: small partitions together, so that each look-up has many keys."""
+        held: list[pl.DataFrame] = []
+        for part in range(PARTITIONS):
+            rows = self.partition(f"events-{part:02}")
+            held += [rows] if rows is not None else []
+            if held and (part == PARTITIONS - 1 or sum(map(len, held)) >= GROUP_ROWS):
+                yield pl.concat(held)
+                held = []
 
 
 def ingest(home: Home, source: Source, *, historical: bool = False, meter: Meter | None = None) -> tuple[IngestRecord, list[str]]:
@@ -145,10 +157,7 @@ def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa
 
 def _new_rows(log: EventLog, spool: Spool, run: int, until: int, outcome: Outcome, meter: Meter) -> Iterator[pa.RecordBatch]:
     """Rows that no ingest up to ``until`` holds, sorted by user and time, counted into ``outcome`` on the way."""
-    for part in range(PARTITIONS):
-        rows = spool.partition(f"events-{part:02}")
-        if rows is None:
-            continue
+    for rows in spool.groups():
         fresh = new_revisions(rows, log.lookup(rows["event_key"].unique(), until))
         outcome.duplicate += len(rows) - len(fresh)
         outcome.accepted += int((fresh["revision"] == 1).sum())

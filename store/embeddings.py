@@ -4,17 +4,13 @@ Rows are named by content (key = hash of the text, table = fingerprint of the en
 killed writer left is as good as what a finished one wrote, and a key written twice holds the same vector.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from store.home import Home
-
-#: Keys of one look-up.
-LOOKUP = 50_000
 
 
 class Embeddings:
@@ -34,8 +30,8 @@ class Embeddings:
 
     def known(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which keys have a vector."""
-        found = [t.column("key").to_numpy() for t in self._parts(keys, ["key"])]
-        return np.isin(keys, np.concatenate(found)) if found else np.zeros(len(keys), bool)
+        found = self.home.tables.find(self.name, self.schema, ["key"], {"key": keys})
+        return np.isin(keys, found.column("key").to_numpy())
 
     def append(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16]) -> None:
         """Keep float16 vectors ``[n, dim]`` under int64 keys ``[n]``."""
@@ -61,17 +57,11 @@ class Embeddings:
         wanted, place = np.unique(keys, return_inverse=True)
         vectors = np.empty((len(wanted), self.dim), np.float16)
         filled = np.zeros(len(wanted), bool)
-        for table in self._parts(wanted, ["key", "vector"]):
+        table = self.home.tables.find(self.name, self.schema, ["key", "vector"], {"key": wanted})
+        if table.num_rows:
             rows = np.searchsorted(wanted, table.column("key").to_numpy())
             vectors[rows] = table.column("vector").combine_chunks().flatten().to_numpy().reshape(-1, self.dim)
             filled[rows] = True
         if not filled.all():
             raise KeyError(f"{int((~filled).sum())} texts have no vector in {self.name}")
         return vectors[place]
-
-    def _parts(self, keys: npt.NDArray[np.int64], columns: list[str]) -> Iterator[pa.Table]:
-        for start in range(0, len(keys), LOOKUP):
-            filter = pc.field("key").isin(pa.array(keys[start : start + LOOKUP]))
-            table = self.home.tables.read(self.name, self.schema, columns, filter=filter)
-            if table.num_rows:
-                yield table

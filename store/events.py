@@ -11,8 +11,6 @@ from schemas.records import IngestRecord
 from store.home import Home
 
 EVENTS_TABLE, REJECTS_TABLE = "events", "rejects"
-#: Keys of one look-up; more are asked for in turns.
-LOOKUP = 50_000
 
 
 class EventLog:
@@ -40,12 +38,8 @@ class EventLog:
     def lookup(self, event_keys: Sequence[int] | pl.Series, until: int) -> pl.DataFrame:
         """Every counted revision of the given event keys: user_id, event_id, event_key, content_key, revision, known_at."""
         columns = ["user_id", "event_id", "event_key", "content_key", "revision", "known_at", "ingest"]
-        keys = pl.Series("event_key", event_keys, dtype=pl.Int64)
-        parts = [
-            self.home.tables.read(EVENTS_TABLE, EVENTS, columns, filter=pc.field("event_key").isin(keys[start : start + LOOKUP].to_arrow()))
-            for start in range(0, len(keys), LOOKUP)
-        ]
-        table = pa.concat_tables(parts) if parts else pa.schema([EVENTS.field(c) for c in columns]).empty_table()
+        keys = pl.Series("event_key", event_keys, dtype=pl.Int64).to_numpy()
+        table = self.home.tables.find(EVENTS_TABLE, EVENTS, columns, {"event_key": keys})
         runs = pl.Series(self.runs(0, until), dtype=pl.Int64)
         return _frame(table).filter(pl.col("ingest").is_in(runs.implode())).drop("ingest")
 
@@ -85,9 +79,7 @@ class EventLog:
             parts = list(self.scan(wanted, after=after, until=until, low=low, high=high))
             frame = pl.concat(parts) if parts else _frame(pa.schema([EVENTS.field(c) for c in wanted]).empty_table())
         else:
-            table = self.home.tables.read(
-                EVENTS_TABLE, EVENTS, list(dict.fromkeys([*wanted, "ingest"])), filter=pc.field("user_key").isin(users.to_arrow())
-            )
+            table = self.home.tables.find(EVENTS_TABLE, EVENTS, list(dict.fromkeys([*wanted, "ingest"])), {"user_key": users.to_numpy()})
             runs = pl.Series(self.runs(after, until), dtype=pl.Int64)
             frame = _frame(table).filter(pl.col("ingest").is_in(runs.implode()))
         latest = frame.filter(pl.col("revision") == pl.col("revision").max().over("user_id", "event_id"))

@@ -57,19 +57,20 @@ class States:
         Args:
             columns: which columns; all by default.
             keys: only users with these keys.
-            low, high: only users with keys in this range.
+            low, high: only users with keys in this range; not together with ``keys``.
             gone: also users whose events are all gone.
         """
         wanted = list(columns) if columns is not None else self.schema.names
         needed = list(dict.fromkeys([*wanted, "user_id", "user_key", "run", "event_count"]))
-        filter: Expression = pc.field("run").isin(pa.array(runs, pa.int64()))
         if keys is not None:
-            filter = filter & pc.field("user_key").isin(pa.array(keys))
-        if low is not None:
-            filter = filter & (pc.field("user_key") >= low)
-        if high is not None:
-            filter = filter & (pc.field("user_key") <= high)
-        table = self.home.tables.read(self.name, self.schema, needed, filter=filter)
+            table = self.home.tables.find(self.name, self.schema, needed, {"user_key": np.asarray(keys), "run": np.asarray(runs, np.int64)})
+        else:
+            filter: Expression = pc.field("run").isin(pa.array(runs, pa.int64()))
+            if low is not None:
+                filter = filter & (pc.field("user_key") >= low)
+            if high is not None:
+                filter = filter & (pc.field("user_key") <= high)
+            table = self.home.tables.read(self.name, self.schema, needed, filter=filter)
         latest = _latest(table, runs)
         if not gone:
             latest = latest.filter(pc.field("event_count") > 0)

@@ -5,11 +5,17 @@ LanceDB is the catalogue and what readers open; pylance writes, since it alone t
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 import lance
+import numpy as np
+import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow.compute import Expression
 
 from schemas.errors import HomeError
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Rows of one batch of a scan.
 BATCH_ROWS = 16_384
+#: Values that are looked up by filter, at most; and rows of one batch of a pass over keys.
+FEW = 1_000
+PASS_ROWS = 262_144
 
 
 class Tables:
@@ -108,3 +117,26 @@ class Tables:
         """The rows that pass ``filter`` as one table; an empty one if the table is not there."""
         kept = pa.schema([schema.field(column) for column in columns])
         return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter)], schema=kept)
+
+    def find(self, name: str, schema: pa.Schema, columns: Sequence[str], among: Mapping[str, npt.NDArray[np.int64]]) -> pa.Table:
+        """The rows whose int64 columns are among the given values, all of them.
+
+        A few values are asked for by filter, which an index may serve. Many would make it visit every page anyway: one pass over the
+        columns alone tells which rows to take, eight bytes a row and column, however wide the rows are.
+        """
+        kept = pa.schema([schema.field(column) for column in columns])
+        if min(map(len, among.values())) <= FEW:
+            filter = reduce(and_, (pc.field(column).isin(pa.array(values)) for column, values in among.items()))
+            return self.read(name, schema, columns, filter=filter)
+        dataset = self.open(name)
+        if dataset is None:
+            return kept.empty_table()
+        sets = {column: pl.Series(values, dtype=pl.Int64).implode() for column, values in among.items()}
+        found, at = [], 0
+        for batch in dataset.scanner(columns=list(among), batch_size=PASS_ROWS).to_batches():
+            frame = pl.DataFrame({column: pl.Series(batch.column(column)) for column in among})
+            hits = frame.select(pl.all_horizontal(pl.col(column).is_in(values) for column, values in sets.items())).to_series()
+            found.append(hits.arg_true().to_numpy().astype(np.int64) + at)
+            at += len(frame)
+        rows = np.concatenate(found) if found else np.zeros(0, np.int64)
+        return dataset.take(rows, columns=list(columns)).cast(kept) if len(rows) else kept.empty_table()

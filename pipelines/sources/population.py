@@ -65,11 +65,19 @@ class PopulationSource:
         change = _mixed(user, self.seed, 3) % max(1, self.days)
         return np.where(day < change, before, after)
 
+    def wordings(self) -> list[str]:
+        """Every text, those of an interest together."""
+        each = -(-self.texts // len(INTERESTS))
+        return [f"{KINDS[i % len(KINDS)]} {interest}, part {i // len(KINDS)}" for interest in INTERESTS for i in range(each)]
+
+    def targets(self) -> list[str]:
+        """Every target."""
+        return list(INTERESTS)
+
     def batches(self) -> Iterator[RawBatch]:
         """One batch a day, in order of arrival."""
         each = -(-self.texts // len(INTERESTS))
-        wordings = [f"{KINDS[i % len(KINDS)]} {interest}, part {i // len(KINDS)}" for interest in INTERESTS for i in range(each)]
-        texts, interests = pl.Series(wordings, dtype=pl.String), pl.Series(INTERESTS, dtype=pl.String)
+        texts, interests = pl.Series(self.wordings(), dtype=pl.String), pl.Series(INTERESTS, dtype=pl.String)
         for day in range(self.first_day, self._last):
             user, second, topic, item, late = self._day(day, each)
             arrival = FIRST_DAY + day * DAY + second

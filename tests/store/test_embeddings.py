@@ -13,8 +13,10 @@ def vectors(keys: np.ndarray) -> np.ndarray:
     return np.stack([keys % 1000, keys % 7, keys % 13], 1).astype(np.float16)
 
 
-def test_round_trip(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.embeddings.LOOKUP", 7)
+@pytest.mark.parametrize("few", [0, 1_000], ids=["by a pass", "by filter"])
+def test_round_trip(home: Home, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr("store.tables.FEW", few)
+    monkeypatch.setattr("store.tables.PASS_ROWS", 7)
     cache = Embeddings(home, "encoder", 3)
     keys = np.array([2**63 - 1, -(2**63), 0, *range(1, 40)], np.int64)
     assert not cache.known(keys).any()
