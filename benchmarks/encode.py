@@ -26,7 +26,7 @@ FILE = "huffpost_news.jsonl.gz"
 def run(
     data: Annotated[Path, typer.Option(help=f"Directory with {FILE}.")] = Path("../shared/data"),
     texts: Annotated[int, typer.Option(help="Texts; 0: as many as suit the device.")] = 0,
-    repeats: Annotated[int, typer.Option(help="Runs of each, in turns.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Runs of each, in turns.")] = 3,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16; the best of the device by default.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the choice of texts.")] = 0,
     output: Annotated[str, typer.Option(help="json.")] = "json",
@@ -35,7 +35,7 @@ def run(
     from sentence_transformers import SentenceTransformer
 
     device = best_device()
-    chosen = sample(data / FILE, texts or (100_000 if device.type == "cuda" else 768), seed)
+    chosen = sample(data / FILE, texts or (100_000 if device.type == "cuda" else 2_048), seed)
     ours = TextEncoder(EncoderConfig.model_validate({"precision": precision or "bfloat16"}))
     theirs = SentenceTransformer(default_model(), device=device.type)
     theirs.max_seq_length = ours.max_tokens
