@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from encoders.checkpoint import load_aggregator
 from encoders.personalizer import Aggregator, EventBatch
@@ -93,15 +92,15 @@ class Updater:
                 events = pl.concat([events, whole.join(again, on="user_id", how="semi")])
         users = touched.sort("user_key", "user_id")
         table = self._update(users, events, parents, again["user_id"])
-        before = parents.filter(pc.field("event_count") > 0)
+        before = parents.column("event_count").to_numpy()
         counts = table.column("event_count").to_numpy()
         norms = state_norms(table, self.states.schema)
         self.meter.advance("update", shard.events)
         return Shifted(
             fragments=self.states.stage(table) if table.num_rows else [],
             changed=table.num_rows,
-            users=int((counts > 0).sum()) - before.num_rows,
-            events=int(counts.sum()) - int(pc.sum(before.column("event_count")).as_py() or 0),
+            users=int((counts > 0).sum()) - int((before > 0).sum()),
+            events=int(counts.sum()) - int(before.sum()),
             new_events=new_events,
             bad=int((~np.isfinite(norms)).sum()),
             norm_median=float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0,

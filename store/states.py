@@ -72,7 +72,8 @@ class States:
                 filter = filter & (pc.field("user_key") <= high)
             table = self.home.tables.read(self.name, self.schema, needed, filter=filter)
         latest = _latest(table, runs)
-        if not gone:
+        # Filtering copies the rows, list by list; most often there is nothing to drop.
+        if not gone and not pc.all(pc.greater(latest.column("event_count"), 0)).as_py():
             latest = latest.filter(pc.field("event_count") > 0)
         return latest.select(wanted)
 
