@@ -18,7 +18,8 @@ import numpy as np
 import torch
 import typer
 
-from encoders.personalizer import EventBatch, new_aggregator
+from encoders.personalizer import EventBatch
+from encoders.registry import new_aggregator
 from encoders.tide import BLOCK
 from schemas.config import Config
 from schemas.states import StateBatch

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
-from encoders.checkpoint import load_aggregator, pack_aggregator
+from encoders.checkpoint import pack_aggregator
 from encoders.personalizer import Aggregator
 from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
 from pipelines.checks import check_version
-from pipelines.described import described_llm
 from pipelines.drift import prefix_ratio
 from pipelines.encode import Encoded, TextShards, run_encode
 from pipelines.engines import Engine, Local
 from pipelines.meter import Meter, Silent
 from pipelines.plan import Size, plan_refresh
 from pipelines.stages import Stage, figures
-from pipelines.update import Shifted, updater
+from pipelines.update import Shifted, open_aggregator, updater
 from schemas.errors import ConflictError, NotFoundError
 from schemas.records import CheckResult, Plan, VersionRecord
 from store.comparison import View, compare
@@ -75,10 +74,7 @@ class Refresh:
     @cached_property
     def aggregator(self) -> Aggregator:
         """The line's aggregator, refused if the encoder that is found is not its own."""
-        aggregator = load_aggregator(self.models.directory(self.aggregator_hash), self.encoder.fingerprint)
-        if aggregator.needs_llm:
-            aggregator.attach(described_llm(self.home, aggregator.described))
-        return aggregator
+        return open_aggregator(self.home, self.aggregator_hash, self.encoder.fingerprint)
 
     @cached_property
     def parent(self) -> VersionRecord | None:

@@ -168,8 +168,22 @@ def _opened(uri: str, folder: str, run: int) -> Updater:
     """The same in a worker, from what the home holds."""
     home = Home(uri)
     plan = Plan.model_validate_json(home.objects.get(f"{folder}/plan.json") or b"")
-    aggregator = load_aggregator(Models(home).directory(plan.aggregator), plan.encoder)
-    return updater(home, plan, aggregator)
+    return updater(home, plan, open_aggregator(home, plan.aggregator, plan.encoder))
+
+
+def open_aggregator(home: Home, name: str, encoder: str) -> Aggregator:
+    """An aggregator of the home, with the LLM it runs if it needs one.
+
+    Raises:
+        CompatibilityError: it was made with another text encoder than ``encoder``.
+    """
+    aggregator = load_aggregator(Models(home).directory(name), encoder)
+    if aggregator.needs_llm:
+        # Here, not above: most workers need neither transformers nor an LLM, and both take seconds to import.
+        from pipelines.described import described_llm
+
+        aggregator.attach(described_llm(home, aggregator.described))
+    return aggregator
 
 
 def updater(home: Home, plan: Plan, aggregator: Aggregator, meter: Meter | None = None) -> Updater:

@@ -40,9 +40,7 @@ def refresh(
     settle(home)
     from flows.nightly import nightly
 
-    result = nightly(
-        home.uri, full=full, bundle=bundle, line=aggregator, engine=engine, runner=runner, options=context.args or None
-    )
+    result = nightly(home.uri, full=full, bundle=bundle, line=aggregator, engine=engine, runner=runner, options=context.args or None)
     emit(result, output, title=f"version {result['version']}")
     if not Lines(home).newest():
         note("the aggregator is untrained (seeded random weights) and has no head: run tapstate train, then tapstate refresh")
