@@ -64,6 +64,7 @@ class Updater:
     def __call__(self, shard: Shard) -> Shifted:
         """Compute and stage the states of one shard."""
         plan, low, high = self.plan, shard.low, shard.high
+        since = self.states.mark()
         if plan.kind == "rebuild":
             events = self.log.current(COLUMNS, after=0, until=plan.last_ingest, low=low, high=high)
             touched = again = events.select("user_id", "user_key").unique()
@@ -84,7 +85,7 @@ class Updater:
         counts = table.column("event_count").to_numpy()
         norms = state_norms(table, self.states.schema)
         return Shifted(
-            fragments=self.states.stage(table) if table.num_rows else [],
+            fragments=self.states.stage(table, since) if table.num_rows else [],
             changed=table.num_rows,
             users=int((counts > 0).sum()) - before.num_rows,
             events=int(counts.sum()) - int(pc.sum(before.column("event_count")).as_py() or 0),

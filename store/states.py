@@ -30,12 +30,20 @@ class States:
         self.home, self.name = home, f"states-{aggregator[:16]}"
         self.schema = pa.schema([*STATE_KEYS, *spec.schema()])
 
-    def stage(self, rows: pa.Table) -> list[str]:
+    def mark(self) -> int:
+        """To be taken before events and parents are read: see ``Tables.mark``."""
+        return self.home.tables.mark(self.name, self.schema)
+
+    def stage(self, rows: pa.Table, since: int) -> list[str]:
         """Write rows aside; ``commit`` makes them part of the table."""
-        return self.home.tables.stage(self.name, rows.cast(self.schema))
+        return self.home.tables.stage(self.name, rows.cast(self.schema), since)
 
     def commit(self, run: int, fragments: Sequence[str]) -> None:
-        """Append the staged rows of ``run`` in one step; done already, it does nothing."""
+        """Append the staged rows of ``run`` in one step; done already, it does nothing.
+
+        Raises:
+            ConflictError: an erasure came since a row's mark.
+        """
         self.home.tables.ensure(self.name, self.schema)
         if fragments and not any(
             batch.num_rows for batch in self.home.tables.scan(self.name, ["run"], filter=pc.field("run") == run, limit=1)
