@@ -220,14 +220,13 @@ def new_revisions(rows: pl.DataFrame, existing: pl.DataFrame) -> pl.DataFrame:
     return joined.filter("adds").select(*rows.columns, revision=revision.cast(pl.Int32))
 
 
-def _append_rejects(
-    log: EventLog, spool: Spool, denylist: Denylist, denied: list[pl.DataFrame], run: int, until: int, since: int
-) -> None:
+def _append_rejects(log: EventLog, spool: Spool, denylist: Denylist, denied: list[pl.DataFrame], run: int, until: int, since: int) -> None:
     """Keep the rejected rows that the home does not hold yet, from this very source and line."""
     faulty = spool.partition("rejects")
     columns = ["source", "line", "reason", "raw"]
-    rows = pl.concat([*([denylist.withhold(faulty).select(columns)] if faulty is not None else []), *denied], how="vertical_relaxed")
-    if not len(rows):
+    found = [*([denylist.withhold(faulty).select(columns)] if faulty is not None else []), *denied]
+    rows = pl.concat(found, how="vertical_relaxed") if found else pl.DataFrame()
+    if rows.is_empty():
         return
     parts = [pl.col(name).cast(pl.String).fill_null("") for name in ("source", "line", "reason", "raw")]
     key = plh.concat_str(parts, separator="\x00").nchash.xxh3_64().reinterpret(signed=True)

@@ -29,7 +29,7 @@ from store.home import Home, provenance
 from store.lines import Lines
 from store.models import Models
 from store.states import States
-from store.versions import newest
+from store.versions import counts, newest
 
 
 @dataclass
@@ -136,9 +136,15 @@ class Refresh:
             ConflictError: another refresh of this line finished first; names its version.
         """
         parent = self.parent
-        States(self.home, self.aggregator_hash, self.aggregator.spec).commit(plan.run, [f for s in shards for f in s.fragments])
+        try:
+            States(self.home, self.aggregator_hash, self.aggregator.spec).commit(plan.run, [f for s in shards for f in s.fragments])
+        except ConflictError:
+            self.home.objects.delete(folder)
+            raise
+        self._unerased(folder, plan)
         base = parent if plan.kind == "update" else None
-        users = sum(s.users for s in shards) + (base.users if base else 0)
+        held = counts(self.home, base) if base else (0, 0)
+        users = sum(s.users for s in shards) + held[0]
         runs = (*(base.runs if base else ()), plan.run)
         known = self.log.known_at_max(self.home.ingests.range(0, plan.last_ingest))
         fields = {
@@ -153,7 +159,7 @@ class Refresh:
             "as_of": datetime.fromtimestamp(known, UTC) if known else started,
             "users": users,
             "users_changed": sum(s.changed for s in shards),
-            "events": sum(s.events for s in shards) + (base.events if base else 0),
+            "events": sum(s.events for s in shards) + held[1],
             "events_new": sum(s.new_events for s in shards),
             "texts_encoded": encoded.texts,
             "cache_hits": encoded.hits,
@@ -170,6 +176,7 @@ class Refresh:
                     where=self.home.uri,
                     mend="tapstate refresh",
                 )
+            self._unerased(folder, plan)
             if self.home.versions.append(seen + 1, record):
                 self.home.objects.delete(folder)
                 return record
@@ -191,3 +198,9 @@ class Refresh:
             compare(before, after, seed=config.seed) if before else None,
             prefix_ratio(self.models.directory(head), after, config.seed) if head else None,
         )
+
+    def _unerased(self, folder: str, plan: Plan) -> None:
+        """Refuse to go on if an erasure came since the plan was made: its rows may be gone, its counts are of before."""
+        if self.home.erasures.last() != plan.erasure:
+            self.home.objects.delete(folder)
+            raise ConflictError("users were erased while this refresh ran", where=self.home.uri, mend="tapstate refresh")

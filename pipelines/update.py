@@ -96,6 +96,12 @@ class Updater:
             zero=int(((norms == 0) & (counts > 0)).sum()),
         )
 
+    def rebuilt(self, users: pl.DataFrame, without: pl.Series) -> pa.Table:
+        """Rows of ``users`` (``user_id, user_key``) from all their events up to the plan's last ingest, but the event keys ``without``."""
+        users = users.sort("user_key", "user_id")
+        events = self.log.current(COLUMNS, after=0, until=self.plan.last_ingest, users=users["user_key"])
+        return self._update(users, events.filter(~pl.col("event_key").is_in(without.implode())), self._none(), users["user_id"])
+
     def _none(self) -> pa.Table:
         return self.states.schema.empty_table()
 

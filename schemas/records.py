@@ -109,11 +109,13 @@ class ErasureRecord(NumberedRecord):
     Attributes:
         users: keyed tags of users (``store.pseudonyms``); ids cannot be read from them.
         events: keyed tags of single events.
+        shrunk: by version number, how many users and events fewer the version has than its record says.
     """
 
     kind: Literal["erase", "lift"]
     users: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
+    shrunk: dict[int, tuple[int, int]] = {}
     reason: str
 
 
@@ -161,7 +163,6 @@ class ReceiptRecord(NumberedRecord):
     Attributes:
         users, events: pseudonyms.
         removed: what each place held and holds no more.
-        shrunk: by version number, by how many users and events the version has shrunk against its record.
         finishes: earlier erasures that were cut off and are done with this one.
         cannot_undo: checkpoints trained on the events, bundles that may have been pulled.
     """
@@ -169,7 +170,6 @@ class ReceiptRecord(NumberedRecord):
     users: tuple[str, ...]
     events: tuple[str, ...]
     removed: tuple[Found, ...]
-    shrunk: dict[int, tuple[int, int]]
     finishes: tuple[int, ...]
     proof: ProofRecord
     cannot_undo: tuple[str, ...]

@@ -71,16 +71,16 @@ class Denylist:
         )
 
     def _names(self, raw: str | None) -> bool:
-        return any(tag in self.users for tag in self.pseudonyms.users(set(_candidates(raw or ""))))
+        return any(tag in self.users for tag in self.pseudonyms.users(set(candidates(raw or ""))))
 
 
-def _candidates(raw: str) -> Iterator[str]:
+def candidates(raw: str) -> Iterator[str]:
     """Everything in a raw row that may be somebody's id."""
     for quoted, field in _PIECES.findall(raw):
-        yield field.strip() or quoted
+        yield (field or quoted).strip()
         if "\\" in quoted:
             try:
-                yield json.loads(f'"{quoted}"')
+                yield json.loads(f'"{quoted}"').strip()
             except ValueError:
                 continue
     yield from _WORDS.findall(raw)

@@ -78,7 +78,7 @@ class States:
         if high is not None:
             filter = filter & (pc.field("user_key") <= high)
         table = self.home.tables.read(self.name, self.schema, needed, filter=filter)
-        latest = _latest(table, runs)
+        latest = self.latest(table, runs)
         if not gone:
             latest = latest.filter(pc.field("event_count") > 0)
         return latest.select(wanted)
@@ -99,17 +99,17 @@ class States:
         table = self.read(runs, keys=np.array([user_key(user_id)], np.int64))
         return table.filter(pc.field("user_id") == user_id)
 
-
-def _latest(table: pa.Table, runs: Sequence[int]) -> pa.Table:
-    """Each user's row of the latest run, sorted by (user_key, user_id)."""
-    if not table.num_rows:
-        return table
-    age = pc.index_in(table.column("run"), value_set=pa.array(list(reversed(runs)), pa.int64()))
-    order = pc.sort_indices(
-        pa.table({"user_key": table.column("user_key"), "user_id": table.column("user_id"), "age": age}),
-        sort_keys=[("user_key", "ascending"), ("user_id", "ascending"), ("age", "ascending")],
-    ).to_numpy()
-    users = table.column("user_id").take(pa.array(order))
-    first = np.ones(len(order), bool)
-    first[1:] = pc.not_equal(users[1:], users[:-1]).to_numpy()
-    return table.take(pa.array(order[first]))
+    @staticmethod
+    def latest(table: pa.Table, runs: Sequence[int]) -> pa.Table:
+        """Each user's row of the latest run, sorted by (user_key, user_id)."""
+        if not table.num_rows:
+            return table
+        age = pc.index_in(table.column("run"), value_set=pa.array(list(reversed(runs)), pa.int64()))
+        order = pc.sort_indices(
+            pa.table({"user_key": table.column("user_key"), "user_id": table.column("user_id"), "age": age}),
+            sort_keys=[("user_key", "ascending"), ("user_id", "ascending"), ("age", "ascending")],
+        ).to_numpy()
+        users = table.column("user_id").take(pa.array(order))
+        first = np.ones(len(order), bool)
+        first[1:] = pc.not_equal(users[1:], users[:-1]).to_numpy()
+        return table.take(pa.array(order[first]))

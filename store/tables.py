@@ -7,6 +7,7 @@ LanceDB is the catalogue and what readers open; pylance writes, since it alone t
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -213,7 +214,8 @@ class Tables:
             assert dataset is not None
             try:
                 for index in dataset.list_indices():
-                    dataset.create_scalar_index(index["fields"][0], index["type"].upper(), name=index["name"], replace=True)
+                    kind: Any = index["type"].upper()
+                    dataset.create_scalar_index(index["fields"][0], kind, name=index["name"], replace=True)
                 dataset = self.open(name)
                 assert dataset is not None
                 dataset.cleanup_old_versions(older_than=timedelta(0))
