@@ -220,6 +220,7 @@ class Erasure:
         subjects, tables = self.subjects, self.subjects.tables
         embeddings, states = subjects.names(EMBEDDINGS), subjects.names(STATES)
         self.meter.start("erase", 4 + len(embeddings) + len(states), "places")
+        half_built = self.withdrawal.half_built()
         tables.purge(EVENTS_TABLE, subjects.events_filter())
         self.meter.advance("erase", 1)
         tables.purge(REJECTS_TABLE, rejects_filter(subjects.rejects()))
@@ -233,7 +234,7 @@ class Erasure:
             self.meter.advance("erase", 1)
         for bundle in self.withdrawal.affected():
             self.withdrawal.withdraw(bundle, number)
-        self.withdrawal.sweep()
+        self.withdrawal.sweep(half_built)
         self.meter.advance("erase", 1)
         for folder in self.home.objects.names("plans"):
             self.home.objects.delete(f"plans/{folder}")

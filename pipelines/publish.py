@@ -15,6 +15,7 @@ from encoders.checkpoint import load_head
 from encoders.export import query_embedding
 from encoders.personalizer import Head
 from encoders.text import TextEncoder
+from encoders.training import QueryAdapter
 from pipelines.meter import Meter, Silent
 from schemas.errors import CompatibilityError, NotFoundError
 from schemas.records import VersionRecord
@@ -33,6 +34,8 @@ GOLDEN_QUERY = "what should come next"
 
 def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Meter | None = None) -> tuple[str, dict[str, Any]]:
     """Write the bundle of a version; returns its URI and its manifest.
+
+    An erasure that comes meanwhile fences the states, and the bundle is written again without whom it took out.
 
     Raises:
         NotFoundError: no head was trained for the version's aggregator.
@@ -60,12 +63,37 @@ def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Met
             where=home.uri,
             mend="tapstate train",
         )
-    spec = models.spec(version.aggregator)
+    states = States(home, version.aggregator, models.spec(version.aggregator))
+    while True:
+        since = states.mark()
+        try:
+            uri, sealed = _publish(home, version, states, head_files, (head, adapter, configuration), encoder, name, meter)
+        except OSError:
+            # An erasure removes what is half built.
+            if home.tables.fenced(states.name, since):
+                continue
+            raise
+        if not home.tables.fenced(states.name, since):
+            return uri, sealed
+
+
+def _publish(
+    home: Home,
+    version: VersionRecord,
+    states: States,
+    head_files: Path,
+    fitted: tuple[Head, QueryAdapter, dict[str, Any]],
+    encoder: TextEncoder,
+    name: str,
+    meter: Meter,
+) -> tuple[str, dict[str, Any]]:
+    head, adapter, configuration = fitted
+    spec = Models(home).spec(version.aggregator)
     shelf = BundleShelf(home)
     workplace = shelf.workplace()
     try:
         meter.start("bundle", version.users, "users")
-        files = write_states(workplace, States(home, version.aggregator, spec), spec, version, lambda n: meter.advance("bundle", n))
+        files = write_states(workplace, states, spec, version, lambda n: meter.advance("bundle", n))
         for file in CARRIED:
             shutil.copyfile(head_files / file, workplace / file)
         golden = _golden(workplace, files, spec, head, query_embedding(encoder, adapter, GOLDEN_QUERY), version)

@@ -111,7 +111,7 @@ class Tables:
             lance.LanceDataset.commit(uri, lance.LanceOperation.Append(loaded), read_version=since)
         except OSError as error:
             # Unless a rival committed the very same rows before, nobody will name these files any more.
-            if isinstance(error, CommitConflictError) and (now := self.open(name)):
+            if isinstance(error, CommitConflictError) and (now := self.open(name)) is not None:
                 named = _files(now)
                 Objects(uri).remove(f"data/{data.path}" for part in loaded for data in part.files if data.path not in named)
             raise self._lost(name, since, error) from error
@@ -127,7 +127,7 @@ class Tables:
     def _lost(self, name: str, since: int, error: OSError) -> TapstateError:
         """Why a write failed: a fence between, or the disk."""
         now = self.open(name)
-        if isinstance(error, CommitConflictError) or (now and now.version > since and "not found" in str(error).lower()):
+        if isinstance(error, CommitConflictError) or (now is not None and now.version > since and "not found" in str(error).lower()):
             return ConflictError(f"{name} was purged while rows for it were written", where=self.uri, mend="run the command again")
         return HomeError(f"cannot append to {name}: {error}", where=self.uri, mend="check free space and permissions, then run it again")
 
@@ -153,6 +153,16 @@ class Tables:
             named = _files(fenced)
             files.remove(f"data/{path}" for path in there if path not in named)
             return fenced
+
+    def fenced(self, name: str, since: int) -> bool:
+        """Whether the table was fenced since a ``mark``."""
+        dataset = self.open(name)
+        if dataset is None or dataset.version == since:
+            return False
+        known = [version["version"] for version in dataset.versions()]
+        done = (dataset.read_transaction(number) for number in known if number > since)
+        # Versions that are gone were dropped by a purge.
+        return since not in known or any(isinstance(t.operation, lance.LanceOperation.Merge) for t in done if t)
 
     def purge(self, name: str, filter: Expression, instead: pa.Table | None = None) -> int:
         """Remove the rows that pass ``filter`` physically: from data files, older Lance versions and indices; and what writers

@@ -79,17 +79,18 @@ class Withdrawal:
         self.shelf.remove(old)
         return str(sealed["bundle_id"])
 
-    def sweep(self) -> int:
-        """Remove what killed publishers left beside the bundles; returns how many directories."""
+    def half_built(self) -> list[str]:
+        """What publishers, living and dead, have beside the bundles."""
         if self.home.objects.remote:
             # A remote bundle is built elsewhere; without its manifest, written last, it is no bundle yet.
-            dead = [n for n in self.home.objects.names("bundles") if n != CURRENT and self._manifest(n) is None]
-        else:
-            place = Path(self.shelf.uri)
-            dead = [p.name for p in place.iterdir() if p.is_dir() and p.name.startswith((".building-", ".old-"))] if place.is_dir() else []
-        for name in dead:
+            return [name for name in self.home.objects.names("bundles") if name != CURRENT and self._manifest(name) is None]
+        place = Path(self.shelf.uri)
+        return [p.name for p in place.iterdir() if p.name.startswith((".building-", ".old-"))] if place.is_dir() else []
+
+    def sweep(self, names: list[str]) -> None:
+        """Remove what was half built before the states were fenced; a living publisher then begins again."""
+        for name in names:
             self.shelf.remove(name)
-        return len(dead)
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
         data = self.home.objects.get(f"bundles/{name}/manifest.json") if name != CURRENT else None
