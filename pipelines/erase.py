@@ -30,6 +30,7 @@ from store.models import Models
 from store.needles import Needles
 from store.proof import Search, prove
 from store.pseudonyms import Pseudonyms, shown
+from store.purge import purge
 from store.scrub import Scrub
 from store.states import States
 from store.withdrawal import Withdrawal
@@ -221,16 +222,16 @@ class Erasure:
         embeddings, states = subjects.names(EMBEDDINGS), subjects.names(STATES)
         self.meter.start("erase", 4 + len(embeddings) + len(states), "places")
         half_built = self.withdrawal.half_built()
-        tables.purge(EVENTS_TABLE, subjects.events_filter())
+        purge(tables, EVENTS_TABLE, subjects.events_filter())
         self.meter.advance("erase", 1)
-        tables.purge(REJECTS_TABLE, rejects_filter(subjects.rejects()))
+        purge(tables, REJECTS_TABLE, rejects_filter(subjects.rejects()))
         self.meter.advance("erase", 1)
         orphans = subjects.orphans(candidates)
         for name in embeddings:
-            tables.purge(name, embeddings_filter(orphans))
+            purge(tables, name, embeddings_filter(orphans))
             self.meter.advance("erase", 1)
         for name in states:
-            tables.purge(name, subjects.states_filter(), instead.get(name))
+            purge(tables, name, subjects.states_filter(), instead.get(name))
             self.meter.advance("erase", 1)
         for bundle in self.withdrawal.affected():
             self.withdrawal.withdraw(bundle, number)

@@ -23,6 +23,7 @@ from schemas.states import StateBatch, StateSpec
 from store.bundle import BundleShelf, seal, write_states
 from store.home import Home, provenance
 from store.models import Models
+from store.purge import fenced
 from store.states import States
 
 #: Files of a head that a bundle carries as they are.
@@ -70,10 +71,10 @@ def publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Met
             uri, sealed = _publish(home, version, states, head_files, (head, adapter, configuration), encoder, name, meter)
         except OSError:
             # An erasure removes what is half built.
-            if home.tables.fenced(states.name, since):
+            if fenced(home.tables, states.name, since):
                 continue
             raise
-        if not home.tables.fenced(states.name, since):
+        if not fenced(home.tables, states.name, since):
             return uri, sealed
 
 

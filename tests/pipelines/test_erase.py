@@ -23,6 +23,7 @@ from store.events import EventLog
 from store.home import Home
 from store.models import Models
 from store.proof import prove
+from store.purge import purge
 from store.states import States
 from store.versions import counts
 
@@ -170,8 +171,7 @@ def test_many_users_under_ten_versions_in_one_pass(home: Home, put: Put, night: 
     assert size(home) <= 1.1 * held
     before = [states(home, version) for version in versions]
     purged: list[str] = []
-    real = type(home.tables).purge
-    monkeypatch.setattr(type(home.tables), "purge", lambda self, name, *rest: (purged.append(name), real(self, name, *rest))[1])
+    monkeypatch.setattr("pipelines.erase.purge", lambda tables, name, *rest: (purged.append(name), purge(tables, name, *rest))[1])
     many = [f"person-{n:04}" for n in range(0, 40)] + [f"never-seen-{n}" for n in range(3_000)]
     receipt = Erasure(home, many).erase("asked for")
     assert len(purged) == len(set(purged)) == 4
@@ -184,8 +184,8 @@ def test_many_users_under_ten_versions_in_one_pass(home: Home, put: Put, night: 
 @pytest.mark.parametrize(
     "moment",
     [
-        "store.tables.Tables._rewrite",
-        "store.tables.Tables._forget",
+        "store.purge._rewrite",
+        "store.purge._forget",
         "store.withdrawal.Withdrawal.affected",
         "pipelines.erase.prove",
         "store.records.Ledger.append",
