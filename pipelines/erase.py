@@ -37,6 +37,8 @@ from store.withdrawal import Withdrawal
 
 #: Turns of removal and proof: a writer that was under way may leave a file between them.
 TURNS = 3
+#: What stands in a log for a text of theirs, and the shortest text (in bytes) that is looked for there.
+WITHHELD, LOGGED = "[erased]", 8
 
 
 @dataclass
@@ -64,8 +66,8 @@ class Erasure:
         self.log, self.models, self.pseudonyms = EventLog(self.home), Models(self.home), Pseudonyms(self.home)
         hashes = self.subjects.hashes
         self.withdrawal = Withdrawal(self.home, hashes[:, 0], hashes[:, 1])
-        names = dict(zip(self.users, (shown("user", tag) for tag in self.pseudonyms.users(self.users)), strict=True))
-        self.scrub = Scrub(names)
+        self.names = dict(zip(self.users, (shown("user", tag) for tag in self.pseudonyms.users(self.users)), strict=True))
+        self.scrub = Scrub(self.names)
 
     def survey(self) -> list[Found]:
         """What would go, by place; changes nothing."""
@@ -133,6 +135,8 @@ class Erasure:
             search = self._prove(needles)
             if not search.hits:
                 break
+            # Nothing of ours logs texts; an error message of a library may quote one.
+            self.scrub = Scrub({text.decode(): WITHHELD for text in needles.texts if len(text) >= LOGGED} | self.names)
         else:
             raise ConflictError(
                 f"after {TURNS} turns the proof still finds them: {', '.join(search.record(needles).hits[:5])}",

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from schemas.errors import HomeError
+from store.needles import SHORTEST, Anchors
 
 _SQLITE = b"SQLite format 3\x00"
 
@@ -20,13 +23,18 @@ class Scrub:
 
     def __init__(self, words: Mapping[str, str]) -> None:
         self._words = {word: name for word, name in words.items() if word}
-        longest_first = sorted(self._words, key=len, reverse=True)
-        # Python's alternation tries words in order; \w covers letters and digits of any script.
-        self._pattern = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])") if longest_first else None
+        self._anchors = Anchors(word.encode() for word in self._words)
+        self._short = [word for word in self._words if len(word.encode()) < SHORTEST]
 
     def text(self, text: str) -> str:
-        """``text`` with pseudonyms."""
-        return self._pattern.sub(lambda match: self._words[match[0]], text) if self._pattern else text
+        """``text`` with the words replaced."""
+        data = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+        present = {needle.decode() for _, needle in self._anchors.find(data)} | {word for word in self._short if word in text}
+        if not present:
+            return text
+        # The longest first; \w covers letters and digits of any script.
+        pattern = "|".join(map(re.escape, sorted(present, key=len, reverse=True)))
+        return re.sub(rf"(?<![\w-])(?:{pattern})(?![\w-])", lambda match: self._words[match[0]], text)
 
     def count(self, place: Path) -> int:
         """Cells of databases and whole files below ``place`` that would change."""
@@ -42,7 +50,7 @@ class Scrub:
 
     def _walk(self, place: Path, *, act: bool) -> int:
         changed = 0
-        for path in sorted(p for p in place.rglob("*") if p.is_file() and not p.is_symlink()) if self._pattern else ():
+        for path in sorted(p for p in place.rglob("*") if p.is_file() and not p.is_symlink()):
             if path.name.endswith(("-wal", "-shm", "-journal")):
                 continue
             with path.open("rb") as stream:

@@ -124,7 +124,8 @@ class Tables:
     def _lost(self, name: str, since: int, error: OSError) -> TapstateError:
         """Why a write failed: a fence between, or the disk."""
         now = self.open(name)
-        if isinstance(error, CommitConflictError) or (now is not None and now.version > since and "not found" in str(error).lower()):
+        gone = "not found" in str(error).lower() or "no such file" in str(error).lower()
+        if isinstance(error, CommitConflictError) or (gone and now is not None and now.version > since):
             return ConflictError(f"{name} was purged while rows for it were written", where=self.uri, mend="run the command again")
         return HomeError(f"cannot append to {name}: {error}", where=self.uri, mend="check free space and permissions, then run it again")
 
