@@ -86,7 +86,7 @@ class Erasure:
             Found(where=f"bundle {b.name} ({b.bundle_id[:12]})", rows=b.users, action="written anew without them, under a new id")
             for b in self.withdrawal.affected()
         ]
-        plans = len(self.home.objects.names("plans"))
+        plans = sum(self.home.objects.get(f"plans/{name}/plan.json") is not None for name in self.home.objects.names("plans"))
         found.append(Found(where="plans of unfinished refreshes", rows=plans, action="dropped; the next refresh plans anew"))
         found += [Found(where=str(p), rows=self.scrub.count(p), action="pseudonyms in their place") for p in self._journals()]
         return [place for place in found if place.rows]

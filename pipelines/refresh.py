@@ -136,6 +136,10 @@ class Refresh:
             ConflictError: another refresh of this line finished first; names its version.
         """
         parent = self.parent
+        if parent:
+            # What a check compares with is the parent as it is now, without whom was erased since.
+            users, events = counts(self.home, parent)
+            parent = parent.model_copy(update={"users": users, "events": events})
         try:
             States(self.home, self.aggregator_hash, self.aggregator.spec).commit(plan.run, [f for s in shards for f in s.fragments])
         except ConflictError:
@@ -143,8 +147,7 @@ class Refresh:
             raise
         self._unerased(folder, plan)
         base = parent if plan.kind == "update" else None
-        held = counts(self.home, base) if base else (0, 0)
-        users = sum(s.users for s in shards) + held[0]
+        users = sum(s.users for s in shards) + (base.users if base else 0)
         runs = (*(base.runs if base else ()), plan.run)
         known = self.log.known_at_max(self.home.ingests.range(0, plan.last_ingest))
         fields = {
@@ -159,7 +162,7 @@ class Refresh:
             "as_of": datetime.fromtimestamp(known, UTC) if known else started,
             "users": users,
             "users_changed": sum(s.changed for s in shards),
-            "events": sum(s.events for s in shards) + held[1],
+            "events": sum(s.events for s in shards) + (base.events if base else 0),
             "events_new": sum(s.new_events for s in shards),
             "texts_encoded": encoded.texts,
             "cache_hits": encoded.hits,
@@ -187,13 +190,13 @@ class Refresh:
         spec, config, head = self.aggregator.spec, self.home.config, self.models.current_head(self.aggregator_hash)
         states = States(self.home, self.aggregator_hash, spec)
         after = View(states, spec, runs, users)
-        before = View(states, spec, self.parent.runs, self.parent.users) if self.parent else None
+        before = View(states, spec, self.parent.runs, counts(self.home, self.parent)[0]) if self.parent else None
         # A line's first version must cover production's users.
         covered = self.parent or self.lines.production()
         return check_version(
             config.checks,
             users,
-            covered.users if covered else 0,
+            counts(self.home, covered)[0] if covered else 0,
             shards,
             compare(before, after, seed=config.seed) if before else None,
             prefix_ratio(self.models.directory(head), after, config.seed) if head else None,

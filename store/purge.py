@@ -21,6 +21,10 @@ from store.objects import Objects
 from store.tables import BATCH_ROWS, Tables, data_files
 
 Rows = npt.NDArray[np.uint64]
+#: How often another writer may come between before a purge gives up.
+PATIENCE = 50
+#: How Lance says that a file was cleaned away, or that another commit was first.
+_MOVED = ("not found", "no such file", "conflict")
 
 
 def fence(tables: Tables, name: str) -> lance.LanceDataset | None:
@@ -29,8 +33,10 @@ def fence(tables: Tables, name: str) -> lance.LanceDataset | None:
     Raises:
         OSError: the place cannot be written.
     """
-    files = Objects(f"{tables.uri}/{name}.lance") if tables.open(name) is not None else None
-    while files is not None:
+    if tables.open(name) is None:
+        return None
+    files = Objects(f"{tables.uri}/{name}.lance")
+    for last in (*[False] * PATIENCE, True):
         dataset = tables.open(name)
         assert dataset is not None
         there = files.names("data")
@@ -38,13 +44,13 @@ def fence(tables: Tables, name: str) -> lance.LanceDataset | None:
         try:
             fenced = lance.LanceDataset.commit(dataset.uri, operation, read_version=dataset.version, max_retries=0)
         except OSError as error:
-            if _moved(error):
+            if _moved(error) and not last:
                 continue
             raise
         named = data_files(fenced)
         files.remove(f"data/{path}" for path in there if path not in named)
         return fenced
-    return None
+    raise AssertionError
 
 
 def fenced(tables: Tables, name: str, since: int) -> bool:
@@ -72,22 +78,23 @@ def purge(tables: Tables, name: str, filter: Expression, instead: pa.Table | Non
     Raises:
         OSError: the place cannot be written.
     """
-    removed, ours = 0, set[str]()
+    removed, ours, patience = 0, set[str](), PATIENCE
     while True:
         # Fenced again after each rewriting: what was begun between is of rows that were still there.
         dataset = fence(tables, name)
         if dataset is None:
             return removed
-        scanned = dataset.scanner(columns=[], filter=filter, with_row_address=True).to_batches()
-        rows = np.sort(np.concatenate([np.empty(0, np.uint64), *(b.column("_rowaddr").to_numpy() for b in scanned)]))
-        if {data.path for f in _holding(dataset, rows) for data in f.metadata.files} <= ours and (instead is None or ours):
-            break
         try:
+            scanned = dataset.scanner(columns=[], filter=filter, with_row_address=True).to_batches()
+            rows = np.sort(np.concatenate([np.empty(0, np.uint64), *(b.column("_rowaddr").to_numpy() for b in scanned)]))
+            if {data.path for f in _holding(dataset, rows) for data in f.metadata.files} <= ours and (instead is None or ours):
+                break
             ours = _rewrite(dataset, rows, instead)
         except OSError as error:
-            if _moved(error):
-                continue
-            raise
+            if not _moved(error) or not patience:
+                raise
+            patience -= 1
+            continue
         removed = max(removed, len(rows))
         if not ours:
             instead = None
@@ -129,7 +136,7 @@ def _written(dataset: lance.LanceDataset, batches: Iterator[pa.RecordBatch]) -> 
 
 def _forget(tables: Tables, name: str) -> None:
     """Build indices anew and drop every older Lance version: both may still hold removed rows."""
-    while True:
+    for last in (*[False] * PATIENCE, True):
         dataset = tables.open(name)
         assert dataset is not None
         try:
@@ -141,10 +148,10 @@ def _forget(tables: Tables, name: str) -> None:
             dataset.cleanup_old_versions(older_than=timedelta(0))
             return
         except OSError as error:
-            if not _moved(error):
+            if last or not _moved(error):
                 raise
 
 
 def _moved(error: OSError) -> bool:
     """Whether another writer's commit, or another purge's cleaning, came between: look again."""
-    return isinstance(error, CommitConflictError) or "not found" in str(error).lower() or "conflict" in str(error).lower()
+    return isinstance(error, CommitConflictError) or any(sign in str(error).lower() for sign in _MOVED)

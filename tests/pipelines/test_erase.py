@@ -179,6 +179,10 @@ def test_many_users_under_ten_versions_in_one_pass(home: Home, put: Put, night: 
     for version, table in zip(versions, before, strict=True):
         assert states(home, version).equals(others(table, *many))
     assert size(home) < held
+    put(home, [{**events[-1], "event_id": "new", "user_id": "person-0050"}], name="more.jsonl")
+    new = night(home)
+    assert new
+    assert all(check.passed for check in new.checks)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Purging: rows are gone from every file, and no writer that began before brings any back."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lance
@@ -149,3 +150,27 @@ def test_like_a_filtered_list(new_home: Callable[..., Home], parts: list[list[in
     everything = [key for part in parts for key in part]
     assert purge(tables, "t", among(*doomed)) == sum(key in doomed for key in everything)
     assert keys(tables) == sorted(key for key in everything if key not in doomed)
+
+
+def test_several_at_once(home: Home, tables: Tables) -> None:
+    """Purges, compactions of nobody's and appends pass each other: what was purged is gone, everything else is there once."""
+    append(tables, rows(*range(60)))
+
+    def write(start: int) -> None:
+        for n in range(4):
+            while True:
+                try:
+                    append(Tables(home.uri), rows(start + n))
+                    break
+                except ConflictError:
+                    continue
+
+    with ThreadPoolExecutor(5) as pool:
+        jobs = [pool.submit(purge, Tables(home.uri), "t", among(*range(n, 30, 3))) for n in range(3)]
+        jobs += [pool.submit(write, start) for start in (100, 200)]
+        for job in jobs:
+            job.result()
+    assert keys(tables) == [*range(30, 60), *range(100, 104), *range(200, 204)]
+    named = {data.path for f in tables.open("t").get_fragments() for data in f.metadata.files}  # type: ignore[union-attr]
+    purge(tables, "t", among(0))
+    assert {path.name for path in (Path(tables.uri) / "t.lance" / "data").iterdir()} == named
