@@ -29,13 +29,14 @@ def encode_events(log: EventLog, encoder: TextEncoder, engine: Engine, meter: Me
     meter.start("encode", 0, "texts")
 
     def encode_shard(shard: Shard) -> Encoded:
+        since = cache.mark()
         texts = _texts(log, shard, after, until)
         keys = texts["key"].to_numpy()
         fresh = texts.filter(pl.Series(~cache.known(keys)))
         meter.start("encode", len(fresh), "texts")
         if len(fresh):
             vectors = encoder.encode(fresh["text"].to_list(), lambda done: meter.advance("encode", done))
-            cache.append(fresh["key"].to_numpy().astype(np.int64), vectors)
+            cache.append(fresh["key"].to_numpy().astype(np.int64), vectors, since)
         return Encoded(len(fresh), len(texts) - len(fresh))
 
     manifests = list(engine.map(encode_shard, shards))

@@ -56,8 +56,10 @@ def plan_refresh(
         parent: newest version of the line, if any.
         first, last: the ingests consumed are ``first + 1 … last``.
     """
+    # Rows staged before an erasure may be of the erased: a plan is of one state of the denylist, and never taken up under another.
+    erasure = home.erasures.last()
     kind = "rebuild" if rebuild else "update"
-    folder = f"plans/{aggregator[:16]}-{parent or 0}-{first}-{last}-{kind}"
+    folder = f"plans/{aggregator[:16]}-{parent or 0}-{first}-{last}-{kind}-{erasure}"
     shards = shards_by(log, ["user_key"], after=first, until=last, size=home.config.refresh.shard_events)
     made = Plan(
         run=new_run(),
@@ -67,6 +69,7 @@ def plan_refresh(
         first_ingest=first,
         last_ingest=last,
         shards=shards,
+        erasure=erasure,
     )
     while True:
         if home.objects.create(f"{folder}/plan.json", made.model_dump_json().encode()):

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from encoders.adapter import QueryAdapter
 from encoders.checkpoint import load_head
 from encoders.export import query_embedding
 from encoders.personalizer import Head
@@ -22,6 +23,7 @@ from schemas.states import StateBatch, StateSpec
 from store.bundle import BundleShelf, seal, write_states
 from store.home import Home, provenance
 from store.models import Models
+from store.purge import fenced
 from store.states import States
 
 #: Files of a head that a bundle carries as they are.
@@ -35,6 +37,8 @@ def publish(
     home: Home, version: VersionRecord, encoder: TextEncoder, meter: Meter | None = None, *, head: str | None = None
 ) -> tuple[str, dict[str, Any]]:
     """Write the bundle of a version; returns its URI and its manifest.
+
+    An erasure that comes meanwhile fences the states, and the bundle is written again without whom it took out.
 
     Args:
         head: hash of another head than the one in use, for another LLM; ``CURRENT`` stays where it is then.
@@ -65,12 +69,38 @@ def publish(
             where=home.uri,
             mend="tapstate train",
         )
+    states = States(home, version.aggregator, models.spec(version.aggregator))
+    while True:
+        since = states.mark()
+        try:
+            uri, sealed = _publish(home, version, states, head_files, (module, adapter, configuration), encoder, name, meter)
+        except OSError:
+            # An erasure removes what is half built.
+            if fenced(home.tables, states.name, since):
+                continue
+            raise
+        if not fenced(home.tables, states.name, since):
+            return uri, sealed
+
+
+def _publish(
+    home: Home,
+    version: VersionRecord,
+    states: States,
+    head_files: Path,
+    fitted: tuple[Head, QueryAdapter, dict[str, Any]],
+    encoder: TextEncoder,
+    name: str,
+    meter: Meter,
+) -> tuple[str, dict[str, Any]]:
+    module, adapter, configuration = fitted
+    models = Models(home)
     spec = models.spec(version.aggregator)
     shelf = BundleShelf(home)
     workplace = shelf.workplace()
     try:
         meter.start("bundle", version.users, "users")
-        files = write_states(workplace, States(home, version.aggregator, spec), spec, version, lambda n: meter.advance("bundle", n))
+        files = write_states(workplace, states, spec, version, lambda n: meter.advance("bundle", n))
         for file in CARRIED:
             shutil.copyfile(head_files / file, workplace / file)
         golden = _golden(workplace, files, spec, module, query_embedding(encoder, adapter, GOLDEN_QUERY), version)

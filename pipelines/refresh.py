@@ -31,7 +31,7 @@ from store.home import Home, provenance
 from store.lines import Lines
 from store.models import Models
 from store.states import States
-from store.versions import newest
+from store.versions import counts, newest
 
 
 @dataclass
@@ -141,7 +141,16 @@ class Refresh:
             ConflictError: another refresh of this line finished first; names its version.
         """
         parent = self.parent
-        States(self.home, self.aggregator_hash, self.aggregator.spec).commit(plan.run, [f for s in shards for f in s.fragments])
+        if parent:
+            # What a check compares with is the parent as it is now, without whom was erased since.
+            users, events = counts(self.home, parent)
+            parent = parent.model_copy(update={"users": users, "events": events})
+        try:
+            States(self.home, self.aggregator_hash, self.aggregator.spec).commit(plan.run, [f for s in shards for f in s.fragments])
+        except ConflictError:
+            self.home.objects.delete(folder)
+            raise
+        self._unerased(folder, plan)
         base = parent if plan.kind == "update" else None
         users = sum(s.users for s in shards) + (base.users if base else 0)
         runs = (*(base.runs if base else ()), plan.run)
@@ -175,6 +184,7 @@ class Refresh:
                     where=self.home.uri,
                     mend="tapstate refresh",
                 )
+            self._unerased(folder, plan)
             if self.home.versions.append(seen + 1, record):
                 self.home.objects.delete(folder)
                 return record
@@ -185,14 +195,20 @@ class Refresh:
         spec, config, head = self.aggregator.spec, self.home.config, self.models.current_head(self.aggregator_hash)
         states = States(self.home, self.aggregator_hash, spec)
         after = View(states, spec, runs, users)
-        before = View(states, spec, self.parent.runs, self.parent.users) if self.parent else None
+        before = View(states, spec, self.parent.runs, counts(self.home, self.parent)[0]) if self.parent else None
         # A line's first version must cover production's users.
         covered = self.parent or self.lines.production()
         return check_version(
             config.checks,
             users,
-            covered.users if covered else 0,
+            counts(self.home, covered)[0] if covered else 0,
             shards,
             compare(before, after, seed=config.seed) if before else None,
             prefix_ratio(self.models.directory(head), after, config.seed) if head else None,
         )
+
+    def _unerased(self, folder: str, plan: Plan) -> None:
+        """Refuse to go on if an erasure came since the plan was made: its rows may be gone, its counts are of before."""
+        if self.home.erasures.last() != plan.erasure:
+            self.home.objects.delete(folder)
+            raise ConflictError("users were erased while this refresh ran", where=self.home.uri, mend="tapstate refresh")

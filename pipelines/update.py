@@ -65,8 +65,9 @@ class Updater:
     def __call__(self, shard: Shard) -> Shifted:
         """Compute and stage the states of one shard."""
         plan, low, high = self.plan, shard.low, shard.high
-        columns = (*COLUMNS, *(TEXTS if self.aggregator.needs_llm else ()))
+        columns = self._columns
         changes_columns = (*columns, "event_id", "revision", "op")
+        since = self.states.mark()
         if plan.kind == "rebuild":
             events = self.log.current(columns, after=0, until=plan.last_ingest, low=low, high=high)
             touched = again = events.select("user_id", "user_key").unique()
@@ -87,7 +88,7 @@ class Updater:
         counts = table.column("event_count").to_numpy()
         norms = state_norms(table, self.states.schema)
         return Shifted(
-            fragments=self.states.stage(table) if table.num_rows else [],
+            fragments=self.states.stage(table, since) if table.num_rows else [],
             changed=table.num_rows,
             users=int((counts > 0).sum()) - before.num_rows,
             events=int(counts.sum()) - int(pc.sum(before.column("event_count")).as_py() or 0),
@@ -97,6 +98,17 @@ class Updater:
             norm_max=float(norms[np.isfinite(norms)].max(initial=0.0)),
             zero=int(((norms == 0) & (counts > 0)).sum()),
         )
+
+    def rebuilt(self, users: pl.DataFrame, without: pl.Series) -> pa.Table:
+        """Rows of ``users`` (``user_id, user_key``) from all their events up to the plan's last ingest, but the event keys ``without``."""
+        users = users.sort("user_key", "user_id")
+        events = self.log.current(self._columns, after=0, until=self.plan.last_ingest, users=users["user_key"])
+        return self._update(users, events.filter(~pl.col("event_key").is_in(without.implode())), self._none(), users["user_id"])
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """What an aggregator needs of an event; the texts themselves only where it takes gradient steps."""
+        return (*COLUMNS, *(TEXTS if self.aggregator.needs_llm else ()))
 
     def _none(self) -> pa.Table:
         return self.states.schema.empty_table()

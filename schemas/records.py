@@ -103,6 +103,79 @@ class LineRecord(NumberedRecord):
     reason: str
 
 
+class ErasureRecord(NumberedRecord):
+    """``erasures/<n>.json``: from now on users or events are kept out, or (``lift``) let in again.
+
+    Attributes:
+        users: keyed tags of users (``store.pseudonyms``); ids cannot be read from them.
+        events: keyed tags of single events.
+        shrunk: by version number, how many users and events fewer the version has than its record says.
+    """
+
+    kind: Literal["erase", "lift"]
+    users: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    shrunk: dict[int, tuple[int, int]] = {}
+    reason: str
+
+
+class Found(BaseModel):
+    """What of some users one place holds; counts alone.
+
+    Attributes:
+        what: the table, bundle or file.
+        rows: rows, or occurrences in a file.
+        detail: what will be done, or was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    where: str
+    rows: int
+    action: str
+
+
+class ProofRecord(BaseModel):
+    """How the home was searched after an erasure.
+
+    Attributes:
+        files, decoded, bytes: files searched, those of them decoded too, bytes read raw.
+        needles: ids, keys, texts and vectors searched for.
+        hits: places where one was found; an erasure with any is not done.
+        mentions: texts of other users in which the id occurs; theirs, so they stay.
+        models: model files that hold a text of theirs, as a tokenizer's vocabulary can; a checkpoint cannot be made to forget.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: int
+    decoded: int
+    bytes: int
+    needles: int
+    hits: tuple[str, ...]
+    mentions: int
+    models: tuple[str, ...] = ()
+
+
+class ReceiptRecord(NumberedRecord):
+    """``receipts/<n>.json``: erasure n is done; what was removed, how that was proven, and what cannot be undone.
+
+    Attributes:
+        users, events: pseudonyms.
+        removed: what each place held and holds no more.
+        finishes: earlier erasures that were cut off and are done with this one.
+        cannot_undo: checkpoints trained on the events, bundles that may have been pulled.
+    """
+
+    users: tuple[str, ...]
+    events: tuple[str, ...]
+    removed: tuple[Found, ...]
+    finishes: tuple[int, ...]
+    proof: ProofRecord
+    cannot_undo: tuple[str, ...]
+    seconds: float
+
+
 class Shard(BaseModel):
     """A range of user keys, ``low <= user_key <= high``, and the events it should hold: one unit of work."""
 
@@ -121,6 +194,7 @@ class Plan(BaseModel):
 
     run: int
     kind: Literal["update", "rebuild"]
+    erasure: int = 0
     aggregator: str
     parent: int | None
     first_ingest: int

@@ -105,22 +105,33 @@ class BundleShelf:
 
     def publish(self, directory: Path, name: str, *, current: bool = True) -> str:
         """Move a finished bundle to its name and, unless it is for another LLM, let ``CURRENT`` name it; returns its URI."""
+        self.place(directory, name)
+        if current:
+            self.home.objects.put("bundles/CURRENT", name.encode())
+        return f"{self.uri}/{name}"
+
+    def place(self, directory: Path, name: str) -> None:
+        """Move a finished bundle to its name."""
         if self.home.objects.remote:
             paths = sorted((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
             for path in paths:
                 self.home.objects.put(f"bundles/{name}/{path.relative_to(directory).as_posix()}", path.read_bytes())
             shutil.rmtree(directory)
+            return
+        target = Path(self.uri) / name
+        directory.chmod(0o755)
+        if target.exists():
+            # The same version and head again: an open reader keeps its mapping of the old files.
+            aside = target.with_name(f".old-{name}-{os.getpid()}")
+            target.rename(aside)
+            directory.rename(target)
+            shutil.rmtree(aside)
         else:
-            target = Path(self.uri) / name
-            directory.chmod(0o755)
-            if target.exists():
-                # The same version and head again: an open reader keeps its mapping of the old files.
-                aside = target.with_name(f".old-{name}-{os.getpid()}")
-                target.rename(aside)
-                directory.rename(target)
-                shutil.rmtree(aside)
-            else:
-                directory.rename(target)
-        if current:
-            self.home.objects.put("bundles/CURRENT", name.encode())
-        return f"{self.uri}/{name}"
+            directory.rename(target)
+
+    def remove(self, name: str) -> None:
+        """Delete a bundle; an open reader keeps its mapping."""
+        if self.home.objects.remote:
+            self.home.objects.delete(f"bundles/{name}")
+        else:
+            shutil.rmtree(Path(self.uri) / name, ignore_errors=True)

@@ -196,10 +196,16 @@ class Bundle:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        return Tokenizer.from_file(self._there("tokenizer.json"))
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(str(self.path / name), providers=self.providers)
+        return onnxruntime.InferenceSession(self._there(name), providers=self.providers)
+
+    def _there(self, name: str) -> str:
+        path = self.path / name
+        if not path.is_file():
+            raise NotFoundError("the bundle was withdrawn", where=str(path), mend="open the bundle that CURRENT names")
+        return str(path)
 
     def _manifest(self) -> dict[str, Any]:
         path = self.path / "manifest.json"

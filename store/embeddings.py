@@ -37,11 +37,19 @@ class Embeddings:
         found = [t.column("key").to_numpy() for t in self._parts(keys, ["key"])]
         return np.isin(keys, np.concatenate(found)) if found else np.zeros(len(keys), bool)
 
-    def append(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16]) -> None:
-        """Keep float16 vectors ``[n, dim]`` under int64 keys ``[n]``."""
+    def mark(self) -> int:
+        """To be taken before the texts are read: see ``Tables.mark``."""
+        return self.home.tables.mark(self.name, self.schema)
+
+    def append(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16], since: int) -> None:
+        """Keep float16 vectors ``[n, dim]`` under int64 keys ``[n]``.
+
+        Raises:
+            ConflictError: an erasure came since the mark.
+        """
         flat = pa.array(vectors.reshape(-1))
         batch = pa.RecordBatch.from_arrays([pa.array(keys), pa.FixedSizeListArray.from_arrays(flat, self.dim)], schema=self.schema)
-        self.home.tables.append(self.name, self.schema, iter([batch]))
+        self.home.tables.append(self.name, self.schema, iter([batch]), since)
 
     def read(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
         """Vectors ``[n, dim]`` of int64 keys ``[n]``; the keys may repeat.

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from schemas.config import Config, parse, render
 from schemas.errors import HomeError
-from schemas.records import FORMAT, AliasRecord, HomeRecord, IngestRecord, LineRecord, VersionRecord
+from schemas.records import (
+    FORMAT,
+    AliasRecord,
+    ErasureRecord,
+    HomeRecord,
+    IngestRecord,
+    LineRecord,
+    ReceiptRecord,
+    VersionRecord,
+)
 from store.objects import Objects
 from store.records import Ledger, read_record
 from store.tables import Tables
@@ -49,7 +58,7 @@ class Home:
         uri: where it is.
         objects: its small objects.
         tables: its Lance tables.
-        ingests, versions, lines: its ledgers.
+        ingests, versions, lines, erasures, receipts: its ledgers.
     """
 
     def __init__(self, uri: str) -> None:
@@ -77,6 +86,9 @@ class Home:
         self.ingests = Ledger(self.objects, "ingests", IngestRecord)
         self.versions = Ledger(self.objects, "versions", VersionRecord)
         self.lines = Ledger(self.objects, "lines", LineRecord)
+        self.erasures = Ledger(self.objects, "erasures", ErasureRecord)
+        # The receipt of erasure n is number n; an erasure that was cut off has none.
+        self.receipts = Ledger(self.objects, "receipts", ReceiptRecord)
 
     @classmethod
     def create(cls, uri: str, config: Config) -> tuple["Home", bool]:

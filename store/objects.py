@@ -1,5 +1,6 @@
 """Small objects of a home, on a local directory or an S3-type store: get, put, list, and put-if-absent."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -65,6 +66,26 @@ class Objects:
             return
         except Exception as error:
             raise self._failed("delete", folder, error) from error
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Delete objects; those not there are fine."""
+        for path in paths:
+            try:
+                obstore.delete(self._store, path)
+            except FileNotFoundError:
+                continue
+            except Exception as error:
+                raise self._failed("delete", path, error) from error
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """Paths of everything below ``folder``."""
+        try:
+            for batch in obstore.list(self._store, folder or None):
+                yield from (meta["path"] for meta in batch)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise self._failed("list", folder, error) from error
 
     def names(self, folder: str) -> list[str]:
         """Names directly below ``folder``, files and folders, sorted."""

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import lance
 import pyarrow as pa
+from lance.commit import CommitConflictError
 from pyarrow.compute import Expression
 
-from schemas.errors import HomeError
+from schemas.errors import ConflictError, HomeError, TapstateError
+from store.objects import Objects
 
 if TYPE_CHECKING:
     import lancedb
@@ -69,28 +71,63 @@ class Tables:
         assert found is not None
         return found
 
-    def append(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        """Append a stream in one commit: all of it becomes visible, or nothing."""
-        target = self.ensure(name, schema)
-        reader = pa.RecordBatchReader.from_batches(schema, batches)
-        try:
-            lance.write_dataset(reader, target.uri, mode="append")
-        except OSError as error:
-            raise HomeError(
-                f"cannot append to {name}: {error}", where=self.uri, mend="check free space and permissions, then run it again"
-            ) from error
+    def mark(self, name: str, schema: pa.Schema) -> int:
+        """The table's present Lance version, to be taken before a writer looks at anything: what it then writes is refused if the
+        table was fenced since (``store/purge.py``)."""
+        return int(self.ensure(name, schema).version)
 
-    def stage(self, name: str, table: pa.Table) -> list[str]:
+    def append(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], since: int) -> None:
+        """Append a stream in one commit: all of it becomes visible, or nothing.
+
+        Args:
+            since: the writer's ``mark``.
+
+        Raises:
+            ConflictError: an erasure fenced the table since the mark.
+        """
+        self.commit(name, self._write(name, schema, pa.RecordBatchReader.from_batches(schema, batches), since))
+
+    def stage(self, name: str, table: pa.Table, since: int) -> list[str]:
         """Write rows as fragments that no version of the table names yet; their descriptions as JSON."""
-        target = self.ensure(name, table.schema)
-        return [json.dumps(fragment.to_json()) for fragment in lance.fragment.write_fragments(table, target, mode="append")]
+        return self._write(name, table.schema, table, since)
 
     def commit(self, name: str, fragments: Sequence[str]) -> None:
-        """Make staged fragments part of the table, all at once."""
-        target = self.open(name)
-        assert target is not None
-        loaded = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
-        lance.LanceDataset.commit(target.uri, lance.LanceOperation.Append(loaded), read_version=target.version)
+        """Make staged fragments part of the table, all at once.
+
+        Raises:
+            ConflictError: an erasure fenced the table since the earliest mark of a fragment.
+        """
+        if not fragments:
+            return
+        staged = [json.loads(fragment) for fragment in fragments]
+        loaded = [lance.FragmentMetadata.from_json(json.dumps(part["fragment"])) for part in staged]
+        since = min(part["since"] for part in staged)
+        uri = f"{self.uri}/{name}.lance"
+        try:
+            lance.LanceDataset.commit(uri, lance.LanceOperation.Append(loaded), read_version=since)
+        except OSError as error:
+            lost = self._lost(name, since, error)
+            if isinstance(lost, ConflictError) and (now := self.open(name)) is not None:
+                # Unless a rival committed the very same rows before, nobody will name these files any more.
+                named = data_files(now)
+                Objects(uri).remove(f"data/{data.path}" for part in loaded for data in part.files if data.path not in named)
+            raise lost from error
+
+    def _write(self, name: str, schema: pa.Schema, data: pa.Table | pa.RecordBatchReader, since: int) -> list[str]:
+        target = self.ensure(name, schema)
+        try:
+            fragments = lance.fragment.write_fragments(data, target, mode="append")
+        except OSError as error:
+            raise self._lost(name, since, error) from error
+        return [json.dumps({"since": since, "fragment": fragment.to_json()}) for fragment in fragments]
+
+    def _lost(self, name: str, since: int, error: OSError) -> TapstateError:
+        """Why a write failed: a fence between, or the disk."""
+        now = self.open(name)
+        gone = "not found" in str(error).lower() or "no such file" in str(error).lower()
+        if isinstance(error, CommitConflictError) or (gone and now is not None and now.version > since):
+            return ConflictError(f"{name} was purged while rows for it were written", where=self.uri, mend="run the command again")
+        return HomeError(f"cannot append to {name}: {error}", where=self.uri, mend="check free space and permissions, then run it again")
 
     def scan(
         self, name: str, columns: Sequence[str], *, filter: Expression | None = None, batch_rows: int = BATCH_ROWS, **options: Any
@@ -104,3 +141,8 @@ class Tables:
         """The rows that pass ``filter`` as one table; an empty one if the table is not there."""
         kept = pa.schema([schema.field(column) for column in columns])
         return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter)], schema=kept)
+
+
+def data_files(dataset: lance.LanceDataset) -> set[str]:
+    """Names of the data files that a table's fragments are made of."""
+    return {data.path for fragment in dataset.get_fragments() for data in fragment.metadata.files}

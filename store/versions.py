@@ -52,6 +52,12 @@ def newest(home: Home, aggregator: str) -> VersionRecord | None:
     return None
 
 
+def counts(home: Home, version: VersionRecord) -> tuple[int, int]:
+    """Users and events of a version now: its record's, less those erased since."""
+    gone = [record.shrunk.get(version.number, (0, 0)) for record in home.erasures.all()]
+    return version.users - sum(users for users, _ in gone), version.events - sum(events for _, events in gone)
+
+
 def current(home: Home, alias: str) -> int | None:
     """The version an alias names, if any."""
     ledger = home.aliases(alias)

@@ -1,8 +1,10 @@
 """A published bundle answers as its torch head does, from few bytes a user."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from encoders.export import export_head, export_query_encoder
 from encoders.head import TideHead
 from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
+from pipelines.erase import Erasure
 from pipelines.publish import publish
 from schemas.config import Config, EncoderConfig, TideConfig
 from schemas.errors import CompatibilityError, CorruptError, NotFoundError
@@ -166,3 +169,48 @@ def test_what_does_not_belong_together(made: tuple[Home, VersionRecord, TextEnco
         publish(home, version, encoder)
     shelf = Path(home.uri) / "bundles"
     assert not shelf.exists() or not any(shelf.iterdir())
+
+
+@pytest.mark.slow
+def test_erased_users_leave_the_bundles(made: tuple[Home, VersionRecord, TextEncoder, TideHead], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle is written anew without them, its golden answers too; one that is being written begins again."""
+    home, version, encoder, _ = made
+    uri, manifest = publish(home, version, encoder)
+    old, unused = Bundle.open(Path(uri).parent), Bundle.open(Path(uri).parent)
+    (golden,) = {case["row"] for case in json.loads((Path(uri) / "golden.json").read_text())["cases"] if case["file"] == 0} & {0}
+    table = States(home, version.aggregator, old.spec).read(version.runs, ["user_id"])
+    first, second = str(table.column("user_id")[golden]), "u33"
+    before, _ = old.states([first, second, "u5"])
+    assert old.prefix([first], ["x"]).status == ["known"]
+    receipt = Erasure(home, [first]).erase("asked for")
+    assert receipt.proof.hits == ()
+    assert any(manifest["bundle_id"][:12] in line for line in receipt.cannot_undo)
+    new = Bundle.open(Path(uri).parent)
+    assert (new.path.name, new.manifest["bundle_id"] != manifest["bundle_id"], Path(uri).exists()) == (f"{Path(uri).name}-e1", True, False)
+    new.verify()
+    assert (len(new), new.prefix([first], ["x"]).status) == (69, ["unknown"])
+    states, known = new.states([second, "u5"])
+    assert known.all()
+    wanted = before.take(np.array([1, 2]), old.spec)
+    for name, array in wanted.columns.items():
+        np.testing.assert_array_equal(states.columns[name], array)
+    assert old.prefix([first], ["x"]).status == ["known"]
+    with pytest.raises(NotFoundError, match="CURRENT"):
+        unused.prefix([first], ["x"])
+
+    import pipelines.publish as module
+
+    real, erased = module.write_states, []
+
+    def late(*arguments: Any) -> Any:
+        made = real(*arguments)
+        if not erased:
+            erased.append(Erasure(Home(home.uri), [second]).erase("asked for"))
+        return made
+
+    monkeypatch.setattr(module, "write_states", late)
+    publish(home, version, encoder)
+    bundle = Bundle.open(Path(uri).parent)
+    bundle.verify()
+    assert (len(bundle), bundle.prefix([second], ["x"]).status) == (68, ["unknown"])
+    assert sorted(path.name for path in Path(uri).parent.iterdir()) == ["CURRENT", Path(uri).name, f"{Path(uri).name}-e2"]
