@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.commands import bundle, demo, deploy, diff, history, ingest, init, lines, promote, refresh, show, train, versions
+from flows.commands import bundle, demo, deploy, diff, history, ingest, init, lines, maintain, promote, refresh, show, train, versions
 from flows.console import stderr
 from schemas.errors import TapstateError
 
@@ -56,6 +56,7 @@ app.command("diff")(diff.diff)
 app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
 app.command("bundle")(bundle.bundle)
+app.command("maintain")(maintain.maintain)
 app.command("demo")(demo.demo)
 app.command("deploy")(deploy.deploy)
 

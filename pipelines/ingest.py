@@ -22,6 +22,7 @@ from schemas.events import EVENTS, REJECTS
 from schemas.records import IngestRecord
 from store.events import REJECTS_TABLE, EventLog
 from store.home import Home, new_run, provenance
+from store.lease import lease, unique
 
 #: Partitions of the spool, by the highest bits of the user key.
 PARTITIONS = 64
@@ -97,7 +98,8 @@ def ingest(home: Home, source: Source, *, historical: bool = False, meter: Meter
             meter.advance("read", len(batch.rows) + len(batch.unreadable))
         spool.close()
         meter.finish("read")
-        return _commit(home, log, spool, source.name, meter), spool.damaged
+        with lease(home, unique("ingest"), f"an ingest of {source.name}"):
+            return _commit(home, log, spool, source.name, meter), spool.damaged
 
 
 def _spool(spool: Spool, events: pl.DataFrame, rejects: pl.DataFrame) -> None:
@@ -115,7 +117,8 @@ def _spool(spool: Spool, events: pl.DataFrame, rejects: pl.DataFrame) -> None:
 
 def _commit(home: Home, log: EventLog, spool: Spool, name: str, meter: Meter) -> IngestRecord:
     while True:
-        run, until, outcome = new_run(), home.ingests.last(), Outcome()
+        until, outcome = home.ingests.last(), Outcome()
+        run = new_run(until + 1)
         meter.start("commit", spool.read - spool.rejected, "rows")
         batches = _new_rows(log, spool, run, until, outcome, meter)
         first = next(batches, None)
