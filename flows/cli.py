@@ -7,7 +7,23 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.commands import bundle, demo, deploy, diff, erase, history, ingest, init, lines, promote, refresh, show, train, versions
+from flows.commands import (
+    bundle,
+    demo,
+    deploy,
+    diff,
+    erase,
+    history,
+    ingest,
+    init,
+    lines,
+    maintain,
+    promote,
+    refresh,
+    show,
+    train,
+    versions,
+)
 from flows.console import stderr
 from schemas.errors import TapstateError
 
@@ -57,6 +73,7 @@ app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
 app.command("bundle")(bundle.bundle)
 app.command("erase")(erase.erase)
+app.command("maintain")(maintain.maintain)
 app.command("demo")(demo.demo)
 app.command("deploy")(deploy.deploy)
 

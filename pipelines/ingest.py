@@ -25,6 +25,7 @@ from schemas.records import IngestRecord
 from store.denylist import Denylist
 from store.events import REJECTS_TABLE, EventLog
 from store.home import Home, new_run, provenance
+from store.lease import lease, unique
 
 #: Partitions of the spool, by the highest bits of the user key.
 PARTITIONS = 64
@@ -102,7 +103,8 @@ def ingest(home: Home, source: Source, *, historical: bool = False, meter: Meter
             meter.advance("read", len(batch.rows) + len(batch.unreadable))
         spool.close()
         meter.finish("read")
-        return _commit(home, log, spool, source.name, meter), spool.damaged
+        with lease(home, unique("ingest"), f"an ingest of {source.name}"):
+            return _commit(home, log, spool, source.name, meter), spool.damaged
 
 
 def _spool(spool: Spool, events: pl.DataFrame, rejects: pl.DataFrame) -> None:
@@ -122,7 +124,8 @@ def _commit(home: Home, log: EventLog, spool: Spool, name: str, meter: Meter) ->
     while True:
         # The marks first: an erasure that this denylist does not know fences the tables after them, and the appends are refused.
         marks, denylist = log.mark(), Denylist.of(home)
-        run, until, outcome = new_run(), home.ingests.last(), Outcome(rejected=spool.rejected)
+        until, outcome = home.ingests.last(), Outcome(rejected=spool.rejected)
+        run = new_run(until + 1)
         meter.start("commit", spool.read - spool.rejected, "rows")
         denied: list[pl.DataFrame] = []
         batches = _new_rows(log, spool, denylist, denied, run, until, outcome, meter)

@@ -22,6 +22,7 @@ from schemas.records import VersionRecord
 from schemas.states import StateBatch, StateSpec
 from store.bundle import BundleShelf, seal, write_states
 from store.home import Home, provenance
+from store.lease import lease, unique
 from store.models import Models
 from store.purge import fenced
 from store.states import States
@@ -47,8 +48,19 @@ def publish(
         NotFoundError: no head was trained for the version's aggregator.
         CompatibilityError: the head in use names another aggregator, or ``encoder`` is not the version's.
     """
-    meter, models = meter or Silent(), Models(home)
-    name = head or models.current_head(version.aggregator)
+    with lease(home, unique("bundle"), f"the bundle of version {version.number}"):
+        return _publish(home, version, encoder, meter or Silent(), head)
+
+
+def bundle_name(home: Home, version: VersionRecord) -> str | None:
+    """What the version's bundle with the head in use is called; None where no head was trained."""
+    head = Models(home).current_head(version.aggregator)
+    return f"v{version.number}-{head[:8]}" if head else None
+
+
+def _publish(home: Home, version: VersionRecord, encoder: TextEncoder, meter: Meter, head_name: str | None) -> tuple[str, dict[str, Any]]:
+    models = Models(home)
+    name = head_name or models.current_head(version.aggregator)
     if name is None:
         raise NotFoundError(
             f"no head fits aggregator {version.aggregator[:12]}",
@@ -73,7 +85,7 @@ def publish(
     while True:
         since = states.mark()
         try:
-            uri, sealed = _publish(home, version, states, head_files, (module, adapter, configuration), encoder, name, meter)
+            uri, sealed = _written(home, version, states, head_files, (module, adapter, configuration), encoder, name, meter)
         except OSError:
             # An erasure removes what is half built.
             if fenced(home.tables, states.name, since):
@@ -83,7 +95,7 @@ def publish(
             return uri, sealed
 
 
-def _publish(
+def _written(
     home: Home,
     version: VersionRecord,
     states: States,

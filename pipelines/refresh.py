@@ -21,8 +21,8 @@ from pipelines.encode import Encoded, encode_events
 from pipelines.engines import Engine, Local
 from pipelines.meter import Meter, Silent
 from pipelines.plan import plan_refresh
-from pipelines.update import Shifted, Updater
-from schemas.errors import ConflictError, NotFoundError
+from pipelines.update import Failed, Shifted, Updater
+from schemas.errors import ConflictError, NotFoundError, ShardError, TapstateError
 from schemas.records import CheckResult, Plan, Shard, VersionRecord
 from store.comparison import View, compare
 from store.embeddings import Embeddings
@@ -107,7 +107,11 @@ class Refresh:
         return encode_events(self.log, self.encoder, self.engine, self.meter, after=plan.first_ingest, until=plan.last_ingest)
 
     def update(self, folder: str, plan: Plan) -> list[Shifted]:
-        """Compute and stage every shard that no earlier run finished."""
+        """Compute and stage every shard that no earlier run finished.
+
+        Raises:
+            ShardError: shards failed; names the first and its first bad user. What the others did is kept.
+        """
         updater = Updater(
             self.log,
             States(self.home, self.aggregator_hash, self.aggregator.spec),
@@ -118,21 +122,30 @@ class Refresh:
         )
         self.meter.start("update", sum(shard.events for shard in plan.shards), "events")
 
-        def run(shard: Shard) -> Shifted:
+        def run(shard: Shard) -> Shifted | Failed:
             path = f"{folder}/{shard.index}.json"
-            done = self.home.objects.get(path)
-            if done is None:
-                made = updater(shard)
-                # The first complete manifest counts; a second worker's fragments stay unnamed.
-                self.home.objects.create(path, json.dumps(vars(made)).encode())
-                # Gone again means that a rival's commit swept the plan; this refresh's own commit will say so.
-                done = self.home.objects.get(path) or json.dumps(vars(made)).encode()
+            try:
+                data = self.home.objects.get(path)
+                done = _manifest(data)
+                if done is None:
+                    if data is not None:
+                        self.home.objects.remove(path)
+                    made = updater(shard)
+                    if not self.home.objects.create(path, json.dumps(vars(made)).encode()):
+                        # The first complete manifest counts; a second worker's fragments stay unnamed. Gone again means that a
+                        # rival's commit swept the plan; this refresh's own commit will say so.
+                        made = _manifest(self.home.objects.get(path)) or made
+                    done = made
+            except Exception as error:
+                return updater.failed(shard, error)
             self.meter.advance("update", shard.events)
-            return Shifted(**json.loads(done))
+            return done
 
-        manifests = list(self.engine.map(run, plan.shards))
+        made = list(self.engine.map(run, plan.shards))
         self.meter.finish("update")
-        return manifests
+        if failures := [shard for shard in made if isinstance(shard, Failed)]:
+            raise _failure(failures, len(plan.shards), f"{self.home.uri}/{folder}")
+        return [shard for shard in made if isinstance(shard, Shifted)]
 
     def commit(self, folder: str, plan: Plan, encoded: Encoded, shards: Sequence[Shifted], started: datetime) -> VersionRecord:
         """Append the states, check them and write the version's record.
@@ -141,6 +154,7 @@ class Refresh:
             ConflictError: another refresh of this line finished first; names its version.
         """
         parent = self.parent
+        self._first(parent)
         if parent:
             # What a check compares with is the parent as it is now, without whom was erased since.
             users, events = counts(self.home, parent)
@@ -177,13 +191,7 @@ class Refresh:
         seen = self.home.versions.last()
         while True:
             record = VersionRecord.model_validate({**fields, "number": seen + 1})
-            rival = newest(self.home, self.aggregator_hash)
-            if rival and rival.number != (parent.number if parent else None):
-                raise ConflictError(
-                    f"another refresh of this line made version {rival.number} meanwhile ({rival.created_by})",
-                    where=self.home.uri,
-                    mend="tapstate refresh",
-                )
+            self._first(parent)
             self._unerased(folder, plan)
             if self.home.versions.append(seen + 1, record):
                 self.home.objects.delete(folder)
@@ -212,3 +220,35 @@ class Refresh:
         if self.home.erasures.last() != plan.erasure:
             self.home.objects.delete(folder)
             raise ConflictError("users were erased while this refresh ran", where=self.home.uri, mend="tapstate refresh")
+
+    def _first(self, parent: VersionRecord | None) -> None:
+        """Whether no other refresh of this line finished since ``parent``."""
+        rival = newest(self.home, self.aggregator_hash)
+        if rival and rival.number != (parent.number if parent else None):
+            raise ConflictError(
+                f"another refresh of this line made version {rival.number} meanwhile ({rival.created_by})",
+                where=self.home.uri,
+                mend="tapstate refresh",
+            )
+
+
+def _manifest(data: bytes | None) -> Shifted | None:
+    """A finished shard's manifest; none there, or none that can be read, means that the shard is to be done."""
+    try:
+        return Shifted(**json.loads(data)) if data else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _failure(failures: Sequence[Failed], shards: int, where: str) -> TapstateError:
+    """What a night with failed shards ends with; what the others did is kept."""
+    first = min(failures, key=lambda failed: failed.shard)
+    if isinstance(first.error, TapstateError):
+        # The disk, the store or a rival: it says itself what mends it, and running again redoes the failed shards alone.
+        return first.error
+    row = f", first at user key {first.user_key}" if first.user_key is not None else ""
+    return ShardError(
+        f"{len(failures)} of {shards} shards failed; shard {first.shard}{row}: {first.error!r}",
+        where=where,
+        mend="tapstate refresh does the failed shards again and keeps the others; a corrected or deleted event of that user mends bad rows",
+    )

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.personalizer import Aggregator, EventBatch
+from schemas.errors import TapstateError
 from schemas.events import DELETE
 from schemas.records import Plan, Shard
 from schemas.states import STATE_KEYS, StateBatch
@@ -52,6 +53,19 @@ class Shifted:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A shard that could not be computed.
+
+    Attributes:
+        user_key: the first user, by key, whose events alone fail too; None if none does.
+    """
+
+    shard: int
+    error: Exception
+    user_key: int | None
+
+
+@dataclass(frozen=True)
 class Updater:
     """Everything a shard needs beside its descriptor."""
 
@@ -64,10 +78,54 @@ class Updater:
 
     def __call__(self, shard: Shard) -> Shifted:
         """Compute and stage the states of one shard."""
-        plan, low, high = self.plan, shard.low, shard.high
+        since = self.states.mark()
+        table, before, new_events = self._compute(shard.low, shard.high)
+        counts = table.column("event_count").to_numpy()
+        norms = state_norms(table, self.states.schema)
+        return Shifted(
+            fragments=self.states.stage(table, since) if table.num_rows else [],
+            changed=table.num_rows,
+            users=int((counts > 0).sum()) - before.num_rows,
+            events=int(counts.sum()) - int(pc.sum(before.column("event_count")).as_py() or 0),
+            new_events=new_events,
+            bad=int((~np.isfinite(norms)).sum()),
+            norm_median=float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0,
+            norm_max=float(norms[np.isfinite(norms)].max(initial=0.0)),
+            zero=int(((norms == 0) & (counts > 0)).sum()),
+        )
+
+    def failed(self, shard: Shard, error: Exception) -> Failed:
+        """What to say of a shard that raised ``error``; finds its first bad user by halves, where the events are to blame."""
+        if isinstance(error, TapstateError):
+            return Failed(shard.index, error, None)
+        try:
+            columns = self.log.scan(
+                ["user_key"],
+                after=0 if self.plan.kind == "rebuild" else self.plan.first_ingest,
+                until=self.plan.last_ingest,
+                low=shard.low,
+                high=shard.high,
+            )
+            keys = pl.concat(columns)["user_key"].unique().sort().to_list()
+            while len(keys) > 1:
+                half = len(keys) // 2
+                keys = keys[half:] if self._computes(keys[0], keys[half - 1]) else keys[:half]
+            return Failed(shard.index, error, None if not keys or self._computes(keys[0], keys[0]) else keys[0])
+        except Exception:
+            return Failed(shard.index, error, None)
+
+    def _computes(self, low: int, high: int) -> bool:
+        try:
+            self._compute(low, high)
+        except Exception:
+            return False
+        return True
+
+    def _compute(self, low: int, high: int) -> tuple[pa.Table, pa.Table, int]:
+        """Rows of the touched users with keys in ``low … high``, those of the parent that they replace, and how many events are new."""
+        plan = self.plan
         columns = self._columns
         changes_columns = (*columns, "event_id", "revision", "op")
-        since = self.states.mark()
         if plan.kind == "rebuild":
             events = self.log.current(columns, after=0, until=plan.last_ingest, low=low, high=high)
             touched = again = events.select("user_id", "user_key").unique()
@@ -84,20 +142,7 @@ class Updater:
                 events = pl.concat([events, whole.join(again, on="user_id", how="semi")])
         users = touched.sort("user_key", "user_id")
         table = self._update(users, events, parents, again["user_id"])
-        before = parents.filter(pc.field("event_count") > 0)
-        counts = table.column("event_count").to_numpy()
-        norms = state_norms(table, self.states.schema)
-        return Shifted(
-            fragments=self.states.stage(table, since) if table.num_rows else [],
-            changed=table.num_rows,
-            users=int((counts > 0).sum()) - before.num_rows,
-            events=int(counts.sum()) - int(pc.sum(before.column("event_count")).as_py() or 0),
-            new_events=new_events,
-            bad=int((~np.isfinite(norms)).sum()),
-            norm_median=float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0,
-            norm_max=float(norms[np.isfinite(norms)].max(initial=0.0)),
-            zero=int(((norms == 0) & (counts > 0)).sum()),
-        )
+        return table, parents.filter(pc.field("event_count") > 0), new_events
 
     def rebuilt(self, users: pl.DataFrame, without: pl.Series) -> pa.Table:
         """Rows of ``users`` (``user_id, user_key``) from all their events up to the plan's last ingest, but the event keys ``without``."""

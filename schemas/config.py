@@ -111,6 +111,15 @@ class BundleConfig(Section):
     valid_days: int = Field(30, ge=1, description="days after which a bundle's answers count as expired")
 
 
+class MaintainConfig(Section):
+    """What ``tapstate maintain`` keeps."""
+
+    keep_versions: int = Field(30, ge=1, description="newest versions of every line that are never retired")
+    keep_days: float = Field(30, ge=0, description="days during which no version is retired")
+    keep_bundles: int = Field(3, ge=1, description="newest bundles on the shelf; the current one and those of aliases stay too")
+    grace_minutes: float = Field(60, ge=0, description="how long a reader may go on reading files that were replaced")
+
+
 class ScheduleConfig(Section):
     """The nightly deployment."""
 
@@ -135,6 +144,7 @@ class Config(Section):
     refresh: RefreshConfig = RefreshConfig()
     checks: CheckConfig = CheckConfig()
     bundle: BundleConfig = BundleConfig()
+    maintain: MaintainConfig = MaintainConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
 

@@ -64,6 +64,10 @@ class CorruptError(TapstateError):
     """Stored bytes that are not what their record or manifest says."""
 
 
+class ShardError(TapstateError):
+    """Shards of a night that could not be computed; names the first one and its first bad user. The others' work is kept."""
+
+
 class ParityError(TapstateError):
     """An exported graph that does not compute what its torch module computes."""
 

@@ -176,6 +176,23 @@ class ReceiptRecord(NumberedRecord):
     seconds: float
 
 
+class RetiredRecord(NumberedRecord):
+    """``retired/<n>.json``: version n is not to be read again; its superseded rows may be folded away."""
+
+    reason: str
+
+
+class LeaseRecord(NumberedRecord):
+    """``leases/<name>/<n>.json``: who works on what, until when. A renewal and a takeover are the next number."""
+
+    token: str
+    work: str
+    place: str = Field(description="machine, boot and process-id namespace: where ``pid`` means something")
+    pid: int
+    started: str = Field(description="when that process started, in its system's own words; process ids are used again")
+    expires_at: datetime
+
+
 class Shard(BaseModel):
     """A range of user keys, ``low <= user_key <= high``, and the events it should hold: one unit of work."""
 

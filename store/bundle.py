@@ -3,6 +3,7 @@
 Built in a directory aside, then renamed (or uploaded, the manifest last); ``CURRENT`` is swapped when all is there.
 """
 
+import ctypes
 import hashlib
 import itertools
 import json
@@ -26,6 +27,8 @@ FORMAT = 1
 #: Users of one states file, about, and bytes of one hashed block.
 FILE_USERS = 32_768
 BLOCK = 1 << 22
+#: Of Linux' renameat2.
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def key_ranges(parts: int) -> Iterator[tuple[int, int]]:
@@ -118,16 +121,8 @@ class BundleShelf:
                 self.home.objects.put(f"bundles/{name}/{path.relative_to(directory).as_posix()}", path.read_bytes())
             shutil.rmtree(directory)
             return
-        target = Path(self.uri) / name
         directory.chmod(0o755)
-        if target.exists():
-            # The same version and head again: an open reader keeps its mapping of the old files.
-            aside = target.with_name(f".old-{name}-{os.getpid()}")
-            target.rename(aside)
-            directory.rename(target)
-            shutil.rmtree(aside)
-        else:
-            directory.rename(target)
+        _swap(directory, Path(self.uri) / name)
 
     def remove(self, name: str) -> None:
         """Delete a bundle; an open reader keeps its mapping."""
@@ -135,3 +130,26 @@ class BundleShelf:
             self.home.objects.delete(f"bundles/{name}")
         else:
             shutil.rmtree(Path(self.uri) / name, ignore_errors=True)
+
+
+def _swap(directory: Path, target: Path) -> None:
+    """Give ``directory`` the name ``target``; at no moment is the name without a whole bundle."""
+    try:
+        directory.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        # The same version and head again: an open reader keeps its mapping of the old files.
+        _exchange(directory, target)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Exchange two names in one step where the system can (Linux), else in two."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    swap = getattr(libc, "renameat2", None)
+    if swap is None or swap(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
+        aside = one.with_name(f"{one.name}.old")
+        other.rename(aside)
+        one.rename(other)
+        aside.rename(one)

@@ -74,7 +74,7 @@ def _files(home: Home, others: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
     """Every file by name and local path; of a remote home, one copy at a time."""
     roots = [*others]
     if home.objects.remote:
-        for name in home.objects.walk():
+        for name in home.objects.files():
             with tempfile.TemporaryDirectory(prefix="tapstate-proof-") as directory:
                 copy = Path(directory) / name.rsplit("/", 1)[-1]
                 data = home.objects.get(name)

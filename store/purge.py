@@ -48,7 +48,7 @@ def fence(tables: Tables, name: str) -> lance.LanceDataset | None:
                 continue
             raise
         named = data_files(fenced)
-        files.remove(f"data/{path}" for path in there if path not in named)
+        files.remove(*(f"data/{path}" for path in there if path not in named))
         return fenced
     raise AssertionError
 

@@ -5,7 +5,9 @@ LanceDB is the catalogue and what readers open; pylance writes, since it alone t
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -13,7 +15,7 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 from pyarrow.compute import Expression
 
-from schemas.errors import ConflictError, HomeError, TapstateError
+from schemas.errors import ConflictError, CorruptError, HomeError, TapstateError
 from store.objects import Objects
 
 if TYPE_CHECKING:
@@ -21,17 +23,42 @@ if TYPE_CHECKING:
 
 #: Rows of one batch of a scan.
 BATCH_ROWS = 16_384
+#: Times that a version of a table is taken hold of while others replace it.
+ATTEMPTS = 6
+#: What Lance's messages say when a disk is full, when something is forbidden, and when a store does not answer.
+FULL = ("No space left", "os error 28", "os error 122", "os error 27", "File too large", "quota")
+DENIED = ("Permission denied", "Read-only file system", "os error 13", "os error 30", "os error 1)", "AccessDenied", "Forbidden")
+UNREACHED = (
+    "timed out",
+    "timeout",
+    "onnect",
+    "sending request",
+    "dns error",
+    "Server Error",
+    "SlowDown",
+    "HTTP error",
+    "Too many open files",
+)
+
+
+def _unguarded() -> None:
+    """Whoever writes holds no lease."""
 
 
 class Tables:
     """The LanceDB database below ``<home>/lance``; any LanceDB client can open it.
 
     Args:
-        uri: the home.
+        objects: the home's small objects.
+
+    Attributes:
+        guard: called before every commit; raises when whoever writes should not go on (``store/lease.py`` sets it).
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = f"{uri}/lance"
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self.uri = f"{objects.uri}/lance"
+        self.guard: Callable[[], None] = _unguarded
         self._database: lancedb.DBConnection | None = None
 
     @property
@@ -48,14 +75,28 @@ class Tables:
         return sorted(self.database.table_names(limit=10_000))
 
     def open(self, name: str) -> lance.LanceDataset | None:
-        """The newest state of a table, or None if it is not there."""
-        try:
-            dataset: lance.LanceDataset = lance.dataset(f"{self.uri}/{name}.lance")
-        except (ValueError, FileNotFoundError, OSError) as error:
-            if "not found" in str(error).lower() or isinstance(error, FileNotFoundError):
-                return None
-            raise HomeError(f"cannot open table {name}: {error}", where=self.uri, mend="check permissions and the connection") from error
-        return dataset
+        """The newest state of a table, or None if it is not there.
+
+        Raises:
+            CorruptError: its manifest cannot be read, or its rows are there without one.
+            HomeError: the place cannot be read.
+        """
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                dataset: lance.LanceDataset = lance.dataset(f"{self.uri}/{name}.lance")
+            except (ValueError, OSError, pa.ArrowException) as error:
+                text = str(error)
+                if left and _replaced(error):
+                    # Maintenance removed the version that was the newest one when we looked; there is a newer one.
+                    continue
+                # Lance says "not found" of other things too; a table that is not there is one without manifests and without rows.
+                if "was not found" in text and "_versions" in text:
+                    if any(path.endswith((".lance", ".manifest")) for path in self.files(name)):
+                        raise self._corrupt(name, "its rows are there, its manifest is not") from error
+                    return None
+                raise self.failed("open", name, error) from error
+            return dataset
+        raise AssertionError
 
     def ensure(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
         """The table, made empty if it was not there; two makers at once get the same one."""
@@ -66,7 +107,7 @@ class Tables:
             self.database.create_table(name, schema=schema, exist_ok=True)
         except Exception as error:
             if self.open(name) is None:
-                raise HomeError(f"cannot create table {name}: {error}", where=self.uri, mend="check permissions and free space") from error
+                raise self.failed("create", name, error) from error
         found = self.open(name)
         assert found is not None
         return found
@@ -85,7 +126,23 @@ class Tables:
         Raises:
             ConflictError: an erasure fenced the table since the mark.
         """
-        self.commit(name, self._write(name, schema, pa.RecordBatchReader.from_batches(schema, batches), since))
+        failed: list[Exception] = []
+
+        def watched() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from batches
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        try:
+            fragments = self._write(name, schema, pa.RecordBatchReader.from_batches(schema, watched()), since)
+        except TapstateError:
+            if failed:
+                # What went wrong in the stream says more than what Lance made of it.
+                raise failed[0] from None
+            raise
+        self.commit(name, fragments)
 
     def stage(self, name: str, table: pa.Table, since: int) -> list[str]:
         """Write rows as fragments that no version of the table names yet; their descriptions as JSON."""
@@ -96,51 +153,125 @@ class Tables:
 
         Raises:
             ConflictError: an erasure fenced the table since the earliest mark of a fragment.
+            CorruptError: a fragment's file is gone.
         """
         if not fragments:
             return
         staged = [json.loads(fragment) for fragment in fragments]
         loaded = [lance.FragmentMetadata.from_json(json.dumps(part["fragment"])) for part in staged]
         since = min(part["since"] for part in staged)
-        uri = f"{self.uri}/{name}.lance"
+        there = self.files(name)
+        gone = [file.path for fragment in loaded for file in fragment.files if f"data/{file.path}" not in there]
+        now = self.open(name)
+        if gone and (now is None or now.version == since):
+            raise self._corrupt(name, f"{len(gone)} staged files are gone", mend="tapstate maintain --yes, then run it again")
+        self.guard()
         try:
-            lance.LanceDataset.commit(uri, lance.LanceOperation.Append(loaded), read_version=since)
-        except OSError as error:
-            lost = self._lost(name, since, error)
+            lance.LanceDataset.commit(f"{self.uri}/{name}.lance", lance.LanceOperation.Append(loaded), read_version=since)
+        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+            lost = self._lost("append to", name, since, error)
             if isinstance(lost, ConflictError) and (now := self.open(name)) is not None:
                 # Unless a rival committed the very same rows before, nobody will name these files any more.
                 named = data_files(now)
-                Objects(uri).remove(f"data/{data.path}" for part in loaded for data in part.files if data.path not in named)
+                self.objects.remove(*(f"lance/{name}.lance/data/{d.path}" for part in loaded for d in part.files if d.path not in named))
             raise lost from error
 
-    def _write(self, name: str, schema: pa.Schema, data: pa.Table | pa.RecordBatchReader, since: int) -> list[str]:
+    def _write(self, name: str, schema: pa.Schema, rows: pa.Table | pa.RecordBatchReader, since: int) -> list[str]:
         target = self.ensure(name, schema)
         try:
-            fragments = lance.fragment.write_fragments(data, target, mode="append")
-        except OSError as error:
-            raise self._lost(name, since, error) from error
+            fragments = lance.fragment.write_fragments(rows, target, mode="append")
+        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+            raise self._lost("write to", name, since, error) from error
         return [json.dumps({"since": since, "fragment": fragment.to_json()}) for fragment in fragments]
 
-    def _lost(self, name: str, since: int, error: OSError) -> TapstateError:
+    def _lost(self, verb: str, name: str, since: int, error: BaseException) -> TapstateError:
         """Why a write failed: a fence between, or the disk."""
-        now = self.open(name)
-        gone = "not found" in str(error).lower() or "no such file" in str(error).lower()
-        if isinstance(error, CommitConflictError) or (gone and now is not None and now.version > since):
+        text = str(error).lower()
+        gone = "not found" in text or "no such file" in text
+        if isinstance(error, CommitConflictError) or (gone and (now := self.open(name)) is not None and now.version > since):
             return ConflictError(f"{name} was purged while rows for it were written", where=self.uri, mend="run the command again")
-        return HomeError(f"cannot append to {name}: {error}", where=self.uri, mend="check free space and permissions, then run it again")
+        return self.failed(verb, name, error)
 
     def scan(
         self, name: str, columns: Sequence[str], *, filter: Expression | None = None, batch_rows: int = BATCH_ROWS, **options: Any
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of the rows that pass ``filter``; nothing if the table is not there. Memory is bounded by a few batches."""
+        """Batches of the rows that pass ``filter``; nothing if the table is not there. Memory is bounded by a few batches.
+
+        Raises:
+            HomeError: the files were replaced by maintenance while they were read.
+            CorruptError: a file is gone or holds something else.
+        """
         dataset = self.open(name)
-        if dataset is not None:
-            yield from dataset.scanner(columns=list(columns), filter=filter, batch_size=batch_rows, **options).to_batches()
+        first = True
+        while dataset is not None:
+            try:
+                for batch in dataset.scanner(columns=list(columns), filter=filter, batch_size=batch_rows, **options).to_batches():
+                    first = False
+                    yield batch
+            except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+                newer = self.open(name)
+                if newer is None or newer.version == dataset.version:
+                    raise self.failed("read", name, error) from error
+                if not first:
+                    raise HomeError(
+                        f"table {name} was compacted and cleaned while it was read: {_short(error)}",
+                        where=self.uri,
+                        mend="run it again; a larger maintain.grace_minutes in config.toml gives slow readers more time",
+                    ) from error
+                # Its old files are gone; the newest state holds the same rows.
+                dataset = newer
+            else:
+                return
 
     def read(self, name: str, schema: pa.Schema, columns: Sequence[str], *, filter: Expression | None = None) -> pa.Table:
         """The rows that pass ``filter`` as one table; an empty one if the table is not there."""
         kept = pa.schema([schema.field(column) for column in columns])
-        return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter)], schema=kept)
+        for last in (False, True):
+            try:
+                return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter)], schema=kept)
+            except HomeError as error:
+                if last or "while it was read" not in error.what:
+                    raise
+        raise AssertionError
+
+    def files(self, name: str) -> dict[str, tuple[int, datetime]]:
+        """Every file of a table, named by a version of it or not: bytes and time of last change by path below the table."""
+        folder = f"lance/{name}.lance"
+        return {path.removeprefix(f"{folder}/"): about for path, about in self.objects.files(folder).items()}
+
+    def failed(self, verb: str, name: str, error: BaseException) -> TapstateError:
+        """What Lance's message means to whoever reads it."""
+        text = str(error)
+        if any(sign in text for sign in FULL):
+            return HomeError(
+                f"cannot {verb} table {name}: no space left ({_short(error)})",
+                where=self.uri,
+                mend="free space (tapstate maintain shows what it would free), then run it again",
+            )
+        if any(sign in text for sign in DENIED):
+            return HomeError(
+                f"cannot {verb} table {name}: not allowed ({_short(error)})", where=self.uri, mend="check permissions, then run it again"
+            )
+        if verb in ("open", "read") and not any(sign in text for sign in UNREACHED):
+            return self._corrupt(name, _short(error))
+        return HomeError(
+            f"cannot {verb} table {name}: {_short(error)}",
+            where=self.uri,
+            mend="check free space, permissions and the connection, then run it again",
+        )
+
+    def _corrupt(self, name: str, what: str, mend: str = "restore the table's folder from a backup of the home") -> CorruptError:
+        return CorruptError(f"table {name} is damaged: {what}", where=f"{self.uri}/{name}.lance", mend=mend)
+
+
+def _replaced(error: BaseException) -> bool:
+    """Whether a version was removed between being found and being opened."""
+    return "was not found" in str(error) and ".manifest" in str(error)
+
+
+def _short(error: BaseException) -> str:
+    """Lance's message without the places in its own source."""
+    return re.split(r",? ?/[^ ]*\.rs:\d+", str(error).splitlines()[0] if str(error) else repr(error))[0][:300]
 
 
 def data_files(dataset: lance.LanceDataset) -> set[str]:
