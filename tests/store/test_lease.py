@@ -122,7 +122,7 @@ def test_whoever_lost_it_commits_nothing(home: Home) -> None:
     with lease(home, "line", "fast"):
         home.tables.guard = slow.check
         with pytest.raises(ConflictError, match="taken over"):
-            home.tables.append("t", schema, iter([pa.record_batch({"n": [1]}, schema)]))
+            home.tables.append("t", schema, iter([pa.record_batch({"n": [1]}, schema)]), home.tables.mark("t", schema))
         assert home.tables.open("t").count_rows() == 0  # type: ignore[union-attr]
         with pytest.raises(ConflictError, match="taken over"):
             slow.renew()

@@ -72,11 +72,11 @@ def test_unnamed_rows_go_and_the_rest_stays(place: str, new_home: Callable[..., 
     assert dataset is not None
     for tag in (new_run(1), new_run(2), 3 << 50):
         lost = dataset.to_table().set_column(14, "ingest", pa.array([tag] * dataset.count_rows())).cast(dataset.schema)
-        home.tables.append("events", dataset.schema, iter(lost.to_batches()))
+        home.tables.append("events", dataset.schema, iter(lost.to_batches()), home.tables.mark("events", dataset.schema))
     unnamed = home.tables.open(table).to_table()  # type: ignore[union-attr]
     unnamed = unnamed.set_column(2, "run", pa.array([7] * len(unnamed))).cast(unnamed.schema)
-    home.tables.commit(table, home.tables.stage(table, unnamed))
-    home.tables.stage(table, unnamed)
+    home.tables.commit(table, home.tables.stage(table, unnamed, home.tables.mark(table, unnamed.schema)))
+    home.tables.stage(table, unnamed, home.tables.mark(table, unnamed.schema))
     files = len(home.tables.files(table))
     seen = [action.what for action in survey(home)]
     assert seen[:2] == ["18 rows of events", f"5 rows of {table}"]
@@ -100,7 +100,7 @@ def test_a_living_ingest_keeps_its_rows(home: Home, put: Any) -> None:
     assert dataset is not None
     coming = dataset.to_table().set_column(14, "ingest", pa.array([new_run(2)] * 3)).cast(dataset.schema)
     with lease(home, "ingest-x", "an ingest"):
-        home.tables.append("events", dataset.schema, iter(coming.to_batches()))
+        home.tables.append("events", dataset.schema, iter(coming.to_batches()), home.tables.mark("events", dataset.schema))
         assert [a.what for a in survey(home) if "rows" in a.what] == []
     assert [a.what for a in survey(home) if "rows" in a.what] == ["3 rows of events"]
 
@@ -181,7 +181,7 @@ def test_rows_that_were_appended_twice_are_folded(home: Home, put: Any, night: N
     kept = states(home, version)
     table = States(home, version.aggregator, Models(home).spec(version.aggregator)).name
     again = home.tables.open(table).to_table()  # type: ignore[union-attr]
-    home.tables.commit(table, home.tables.stage(table, again))
+    home.tables.commit(table, home.tables.stage(table, again, home.tables.mark(table, again.schema)))
     assert states(home, version).equals(kept)
     done(home)
     assert home.tables.open(table).count_rows() == 5  # type: ignore[union-attr]
@@ -191,7 +191,7 @@ def test_rows_that_were_appended_twice_are_folded(home: Home, put: Any, night: N
 def test_rows_moved_meanwhile_are_not_deleted_by_their_old_ids(home: Home) -> None:
     schema = pa.schema([("n", pa.int64())])
     for start in range(0, 40, 10):
-        home.tables.append("t", schema, iter([pa.record_batch({"n": range(start, start + 10)}, schema)]))
+        home.tables.append("t", schema, iter([pa.record_batch({"n": range(start, start + 10)}, schema)]), home.tables.mark("t", schema))
     upkeep.delete(home.tables, "t", pc.field("n") < 5)
     stale = home.tables.open("t")
     assert stale is not None
@@ -204,7 +204,7 @@ def test_rows_moved_meanwhile_are_not_deleted_by_their_old_ids(home: Home) -> No
 
 def test_files_are_left_alone_while_somebody_works(home: Home) -> None:
     table = pa.table({"n": [1]})
-    home.tables.stage("t", table)
+    home.tables.stage("t", table, home.tables.mark("t", table.schema))
     with lease(home, "refresh-x", "work"):
         assert survey(tuned(home)) == []
     assert [a.what for a in survey(home)] == ["1 files of t"]
@@ -237,7 +237,7 @@ def test_a_reader_outlives_compaction(home: Home) -> None:
     """A table opened before its files went is read again from the newest version."""
     schema = pa.schema([("n", pa.int64())])
     for start in range(0, 40, 10):
-        home.tables.append("t", schema, iter([pa.record_batch({"n": range(start, start + 10)}, schema)]))
+        home.tables.append("t", schema, iter([pa.record_batch({"n": range(start, start + 10)}, schema)]), home.tables.mark("t", schema))
     old = lance.dataset(f"{home.tables.uri}/t.lance")
     upkeep.compact(home.tables, "t")
     upkeep.clean(home.tables, "t", timedelta(0))

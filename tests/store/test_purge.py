@@ -160,13 +160,13 @@ def test_several_at_once(home: Home, tables: Tables) -> None:
         for n in range(4):
             while True:
                 try:
-                    append(Tables(home.uri), rows(start + n))
+                    append(Tables(home.objects), rows(start + n))
                     break
                 except ConflictError:
                     continue
 
     with ThreadPoolExecutor(5) as pool:
-        jobs = [pool.submit(purge, Tables(home.uri), "t", among(*range(n, 30, 3))) for n in range(3)]
+        jobs = [pool.submit(purge, Tables(home.objects), "t", among(*range(n, 30, 3))) for n in range(3)]
         jobs += [pool.submit(write, start) for start in (100, 200)]
         for job in jobs:
             job.result()
