@@ -25,6 +25,7 @@ from encoders.training import Trained, train
 from schemas.config import Config, PplugConfig, TapperConfig, TrainConfig
 from schemas.errors import LeakError
 from schemas.states import StateBatch
+from store.packing import bundle_spec, pack
 
 #: Items of a history that an arm may read when judged: what the banks keep. tide's slots alone would take more.
 HISTORY = 512
@@ -272,8 +273,8 @@ def served(bench: Bench, trained: Trained, arm: str, seed: int, budget: Budget, 
 
 def bundled(state: StateBatch, aggregator: Aggregator) -> dict[str, torch.Tensor]:
     """The head's inputs from states in a bundle's types."""
-    spec = aggregator.spec
-    kept = StateBatch.from_arrow(state.to_arrow(spec, bundle=True), spec, bundle=True)
+    spec = bundle_spec(aggregator.spec, "float16")
+    kept = pack(state, spec)
     return {name: torch.from_numpy(x) for name, x in kept.head_inputs(spec).items()}
 
 

@@ -20,6 +20,7 @@ from flows.commands import (
     maintain,
     promote,
     refresh,
+    serve,
     show,
     train,
     versions,
@@ -71,7 +72,9 @@ app.command("history")(history.history)
 app.command("diff")(diff.diff)
 app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
-app.command("bundle")(bundle.bundle)
+app.add_typer(bundle.app, name="bundle")
+app.command("pull")(bundle.pull)
+app.command("serve")(serve.serve)
 app.command("erase")(erase.erase)
 app.command("maintain")(maintain.maintain)
 app.command("demo")(demo.demo)

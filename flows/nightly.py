@@ -13,7 +13,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from flows.console import Bars, note
 from pipelines.checks import complaint
-from pipelines.publish import bundle_name, publish
+from pipelines.publish import publish, shelved
 from pipelines.refresh import Refresh
 from schemas.errors import CheckError, ConflictError, TapstateError
 from schemas.records import VersionRecord
@@ -96,7 +96,7 @@ def _refresh(home: str, line: str | None, *, full: bool, bundle: bool) -> dict[s
                 _stage("report", lambda: _artifacts(version))
                 _stage("check", lambda: _check(version))
                 promoted = _stage("promote", lambda: _promote(place, version))
-            if bundle and promoted and _unbundled(place, version):
+            if bundle and promoted and not shelved(place, version):
                 _stage("bundle", lambda: publish(place, version, refresh.encoder, meter))
     return _summary(version, began, fresh=planned is not None, promoted=promoted)
 
@@ -123,12 +123,6 @@ def _unpromoted(home: Home, version: VersionRecord) -> bool:
     moves = home.aliases(PRODUCTION)
     move = moves.get(moves.last())
     return not complaint(version.checks) and (move is None or (move.version < version.number and move.created_at < version.created_at))
-
-
-def _unbundled(home: Home, version: VersionRecord) -> bool:
-    """Whether a head fits the version and its bundle is not on the shelf."""
-    name = bundle_name(home, version)
-    return name is not None and home.objects.get(f"bundles/{name}/manifest.json") is None
 
 
 def _check(version: VersionRecord) -> None:

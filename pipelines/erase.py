@@ -22,6 +22,7 @@ from pipelines.subjects import EMBEDDINGS, STATES, Keys, Subjects, embeddings_fi
 from pipelines.update import Updater
 from schemas.errors import ConflictError, NotFoundError
 from schemas.records import ErasureRecord, Found, Plan, ReceiptRecord, VersionRecord
+from store.bundle import BundleShelf
 from store.denylist import Denylist
 from store.embeddings import Embeddings
 from store.events import EVENTS_TABLE, REJECTS_TABLE, EventLog
@@ -101,6 +102,7 @@ class Erasure:
         left += [
             f"bundle {b.name} ({b.bundle_id[:12]}): copies that were pulled still hold {b.users} of them; whoever serves it must pull again"
             for b in self.withdrawal.affected()
+            if b.users
         ]
         left += [
             f"source {name!r} in ingests/{record.number}.json: a file name with an id in it"
@@ -185,6 +187,7 @@ class Erasure:
                     "kind": "erase",
                     "users": users,
                     "events": events,
+                    "bundle_tags": BundleShelf(self.home).tags(self.users),
                     "shrunk": self._shrunk(new_users, new_events, instead),
                     "reason": reason,
                 }
@@ -237,8 +240,7 @@ class Erasure:
         for name in states:
             purge(tables, name, subjects.states_filter(), instead.get(name))
             self.meter.advance("erase", 1)
-        for bundle in self.withdrawal.affected():
-            self.withdrawal.withdraw(bundle, number)
+        self.withdrawal.withdraw(number)
         self.withdrawal.sweep(half_built)
         self.meter.advance("erase", 1)
         for folder in self.home.objects.names("plans"):
@@ -321,7 +323,9 @@ def lift(home: Home, users: Sequence[str], events: Sequence[tuple[str, str]], re
         raise NotFoundError(f"not kept out: {', '.join(strange[:5])}", where=home.uri, mend="check the ids: they are exact, case included")
     while True:
         number = home.erasures.last() + 1
-        record = ErasureRecord.model_validate({**provenance(), "number": number, "kind": "lift", **tags, "reason": reason})
+        record = ErasureRecord.model_validate(
+            {**provenance(), "number": number, "kind": "lift", **tags, "bundle_tags": BundleShelf(home).tags(users), "reason": reason}
+        )
         if home.erasures.append(number, record):
             return record
 

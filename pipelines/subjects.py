@@ -18,12 +18,13 @@ from pyarrow.compute import Expression
 from pipelines import keys
 from schemas.events import EVENTS, REJECTS
 from schemas.keys import user_hash
-from schemas.states import STATE_KEYS, StateBatch
+from schemas.states import STATE_KEYS, StateBatch, StateSpec
 from store.denylist import candidates
 from store.events import EVENTS_TABLE, REJECTS_TABLE
 from store.home import Home
 from store.models import Models
 from store.needles import Needles
+from store.packing import PRECISIONS, bundle_spec, pack
 from store.tables import Tables
 
 STATES, EMBEDDINGS = "states-", "embeddings-"
@@ -166,8 +167,8 @@ class Subjects:
         for model in self.home.objects.names("models"):
             if model.startswith(name.removeprefix(STATES)) and rows.num_rows:
                 spec = models.spec(model)
-                table = StateBatch.from_arrow(rows.drop_columns(STATE_KEYS.names), spec).to_arrow(spec, bundle=True)
-                return _all_vectors(table)
+                states = StateBatch.from_arrow(rows.drop_columns(STATE_KEYS.names), spec)
+                return {vector for precision in PRECISIONS for vector in _packed_vectors(states, bundle_spec(spec, precision))}
         return set()
 
 
@@ -184,6 +185,14 @@ def _in(column: str, values: Sequence[str] | Sequence[int] | Keys) -> Expression
 def _parts(keys: Keys) -> Iterator[Keys]:
     for start in range(0, len(keys), LOOKUP):
         yield keys[start : start + LOOKUP]
+
+
+def _packed_vectors(states: StateBatch, packed: StateSpec) -> Iterator[bytes]:
+    """The bytes of each vector of each user's record in a bundle."""
+    columns = pack(states, packed).columns
+    for column in packed.columns:
+        if column.per == "user" and column.shape:
+            yield from (row.tobytes() for row in columns[column.name])
 
 
 def _vectors(column: pa.FixedSizeListArray) -> set[bytes]:

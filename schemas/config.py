@@ -109,6 +109,8 @@ class BundleConfig(Section):
     """Serving bundles."""
 
     valid_days: int = Field(30, ge=1, description="days after which a bundle's answers count as expired")
+    states: Literal["float16", "int8"] = Field("float16", description="precision of states; int8 has a scale for each row of a column")
+    layers: int = Field(1, ge=1, le=32, description="bundles that may lie stacked: 1: each is full; more: deltas in between")
 
 
 class MaintainConfig(Section):

@@ -109,12 +109,14 @@ class ErasureRecord(NumberedRecord):
     Attributes:
         users: keyed tags of users (``store.pseudonyms``); ids cannot be read from them.
         events: keyed tags of single events.
+        bundle_tags: the users as bundles tell them to be erased (``store.bundle.BundleShelf.tags``).
         shrunk: by version number, how many users and events fewer the version has than its record says.
     """
 
     kind: Literal["erase", "lift"]
     users: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
+    bundle_tags: tuple[str, ...] = ()
     shrunk: dict[int, tuple[int, int]] = {}
     reason: str
 

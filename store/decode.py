@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lance.file import LanceFileReader
+
+from schemas.states import StateSpec
+from store.packing import LAYOUT, unpack
 
 #: Rows of one decoded batch.
 ROWS = 16_384
@@ -45,7 +49,20 @@ def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
     with pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for index in range(reader.num_record_batches):
-            yield reader.get_batch(index)
+            batch = reader.get_batch(index)
+            yield _unpacked(batch) if LAYOUT in (batch.schema.metadata or {}) else batch
+
+
+def _unpacked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A bundle's records with each vector of a user as a column; whatever its type, its bytes stand as float16."""
+    spec = StateSpec.from_json(json.loads(batch.schema.metadata[LAYOUT]))
+    columns, states = {"key": batch.column("key")}, unpack(batch, spec).columns
+    for column in spec.columns:
+        data = np.ascontiguousarray(states[column.name]).tobytes()
+        width = len(data) // max(1, 2 * batch.num_rows)
+        if column.per == "user" and column.shape and width * 2 * batch.num_rows == len(data) and width:
+            columns[column.name] = pa.FixedSizeListArray.from_arrays(pa.array(np.frombuffer(data, np.float16)), width)
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _parquet(path: Path) -> Iterator[pa.RecordBatch]:

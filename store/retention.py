@@ -4,6 +4,7 @@ A version is retired by a record before its superseded rows are folded; whoever 
 of every line, what an alias names, and what a bundle on the shelf was made of.
 """
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -41,6 +42,8 @@ def old_bundles(home: Home) -> Iterable[Action]:
     whole = [name for name in names if bundle_version(name) and home.objects.get(f"bundles/{name}/manifest.json") is not None]
     newest_first = sorted(whole, key=lambda name: bundle_version(name) or 0, reverse=True)
     kept = {serving, *newest_first[: home.config.maintain.keep_bundles], *(n for n in whole if bundle_version(n) in aliases(home))}
+    for name in list(kept):
+        kept |= set(_bases(home, name))
     for name in whole:
         if name not in kept:
             why = f"not among the newest {home.config.maintain.keep_bundles}, not served, and no alias names its version"
@@ -54,6 +57,17 @@ def old_bundles(home: Home) -> Iterable[Action]:
                     folder_bytes(home, f"bundles/{name}"),
                     partial(_drop_bundle, home, name),
                 )
+
+
+def _bases(home: Home, name: str | None) -> Iterable[str]:
+    """The bundles that a delta bundle stands on."""
+    seen: list[str] = []
+    while name and name not in seen:
+        seen.append(name)
+        data = home.objects.get(f"bundles/{name}/manifest.json")
+        base = json.loads(data).get("base") if data else None
+        name = base["name"] if base else None
+    return seen
 
 
 def _drop_bundle(home: Home, name: str) -> None:

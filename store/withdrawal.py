@@ -6,7 +6,6 @@ The new one lies there, and ``CURRENT`` names it, before the old one goes; who p
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import CorruptError
-from store.bundle import BundleShelf, seal
+from store.bundle import BundleShelf, seal, write_batch
 from store.home import Home
+from store.manifest import ERASED, FORMAT, MODEL
 
 CURRENT = "CURRENT"
 
@@ -46,38 +46,42 @@ class Withdrawal:
         self._pairs = np.sort(_pairs(keys, checks))
 
     def affected(self) -> list[Shelved]:
-        """Published bundles that hold one of the users."""
-        found = []
-        for name in self.home.objects.names("bundles"):
-            manifest = self._manifest(name)
-            if manifest is not None and (users := self._count(name, manifest)):
+        """Published bundles that hold one of the users or stand on one that does, those that others stand on first."""
+        manifests = {name: m for name in self.home.objects.names("bundles") if (m := self._manifest(name)) is not None}
+        found: list[Shelved] = []
+        for name, manifest in sorted(manifests.items(), key=lambda item: (item[1].get("layers", 1), item[0])):
+            users, base = self._count(name, manifest), manifest.get("base")
+            # An erasure that was cut off may have taken the base away already.
+            uprooted = base and (base["name"] in {b.name for b in found} or not self._there(base, manifests))
+            if users or uprooted:
                 found.append(Shelved(name, manifest["bundle_id"], manifest["version"], users))
         return found
 
-    def withdraw(self, bundle: Shelved, number: int) -> str:
-        """Write the bundle without the users; returns the id of the one that takes its place.
+    def withdraw(self, number: int) -> None:
+        """Write every affected bundle without the users, let ``CURRENT`` name the new one where it named the old, then remove the old.
+
+        One of an earlier format, which no client of this release opens, goes without another in its place.
 
         Args:
-            number: the erasure's, which becomes part of the name.
+            number: the erasure's, which becomes part of the names.
         """
-        old, new = bundle.name, f"{re.sub(r'-e[0-9]+$', '', bundle.name)}-e{number}"
-        objects = self.home.objects
-        if objects.get(f"bundles/{new}/manifest.json") is None:
-            manifest = self._manifest(old)
-            assert manifest is not None
-            place = self.shelf.workplace()
-            try:
-                sealed = self._rewrite(old, manifest, place)
-                self.shelf.place(place, new)
-            except BaseException:
-                shutil.rmtree(place, ignore_errors=True)
-                raise
-        else:
-            sealed = self._manifest(new) or {}
-        if (objects.get(f"bundles/{CURRENT}") or b"").decode().strip() == old:
-            objects.put(f"bundles/{CURRENT}", new.encode())
-        self.shelf.remove(old)
-        return str(sealed["bundle_id"])
+        objects, affected = self.home.objects, self.affected()
+        for bundle in affected:
+            manifest, new = self._manifest(bundle.name), renamed(bundle.name, number)
+            if manifest is None or manifest["format"] != FORMAT:
+                continue
+            if objects.get(f"bundles/{new}/manifest.json") is None:
+                place = self.shelf.workplace()
+                try:
+                    self._rewrite(bundle.name, manifest, place, number)
+                    self.shelf.place(place, new)
+                except BaseException:
+                    shutil.rmtree(place, ignore_errors=True)
+                    raise
+            if (objects.get(f"bundles/{CURRENT}") or b"").decode().strip() == bundle.name:
+                objects.put(f"bundles/{CURRENT}", new.encode())
+        for bundle in reversed(affected):
+            self.shelf.remove(bundle.name)
 
     def half_built(self) -> list[str]:
         """What publishers, living and dead, have beside the bundles."""
@@ -104,41 +108,73 @@ class Withdrawal:
             ) from error
         return manifest
 
+    def _there(self, base: dict[str, Any], manifests: dict[str, dict[str, Any]]) -> bool:
+        return base["name"] in manifests and manifests[base["name"]]["bundle_id"] == base["bundle_id"]
+
     def _doomed(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         out: npt.NDArray[np.bool_] = np.isin(_pairs(batch.column("key").to_numpy(), batch.column("check").to_numpy()), self._pairs)
         return out
 
-    def _parts(self, name: str, manifest: dict[str, Any]) -> Iterator[tuple[dict[str, Any], pa.RecordBatch]]:
-        for file in manifest["states"]["files"]:
-            data = self.home.objects.get(f"bundles/{name}/{file['name']}")
-            if data is not None:
-                yield file, pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
+    def _batch(self, name: str, file: str) -> pa.RecordBatch:
+        data = self.home.objects.get(f"bundles/{name}/{file}")
+        if data is None:
+            raise CorruptError("a file of the bundle is missing", where=f"{self.shelf.uri}/{name}/{file}", mend="delete that bundle")
+        return pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
 
     def _count(self, name: str, manifest: dict[str, Any]) -> int:
-        return sum(int(self._doomed(batch).sum()) for _, batch in self._parts(name, manifest))
+        """How many of the users a bundle's own files name."""
+        old = manifest["format"] != FORMAT
+        files = [file["name"] for file in manifest["states"]["files"]] if old else ["index.arrow", "gone.arrow"]
+        return sum(int(self._doomed(self._batch(name, file)).sum()) for file in files)
 
-    def _rewrite(self, name: str, manifest: dict[str, Any], place: Path) -> dict[str, Any]:
+    def _visible(self, name: str, manifest: dict[str, Any]) -> set[bytes]:
+        """Which of the users a reader of the bundle would find, in it or in its bases."""
+        base = manifest["base"]
+        below = self._manifest(base["name"]) if base else None
+        found = self._visible(base["name"], below) if base and below else set()
+        gone, own = self._batch(name, "gone.arrow"), self._batch(name, "index.arrow")
+        mine = [_pairs(b.column("key").to_numpy(), b.column("check").to_numpy())[self._doomed(b)] for b in (gone, own)]
+        return (found - {pair.tobytes() for pair in mine[0]}) | {pair.tobytes() for pair in mine[1]}
+
+    def _rewrite(self, name: str, manifest: dict[str, Any], place: Path, number: int) -> dict[str, Any]:
         (place / "states").mkdir()
-        golden = json.loads(self.home.objects.get(f"bundles/{name}/golden.json") or b'{"cases": []}')
-        files, cases = [], []
-        for index, (file, batch) in enumerate(self._parts(name, manifest)):
-            doomed = self._doomed(batch)
-            kept = batch.filter(pa.array(~doomed))
-            with pa.OSFile(str(place / file["name"]), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-                writer.write_batch(kept)
+        index, gone = self._batch(name, "index.arrow"), self._batch(name, "gone.arrow")
+        doomed = self._doomed(index)
+        files, start = [], 0
+        for file in manifest["states"]["files"]:
+            end = start + file["users"]
+            kept = self._batch(name, file["name"]).filter(pa.array(~doomed[start:end]))
+            write_batch(place / file["name"], kept)
             files.append({**file, "users": kept.num_rows})
-            before = np.cumsum(doomed)
-            # An expected answer for one of them would be theirs too; the rows of the others move up.
-            cases += [
-                {**c, "row": c["row"] - int(before[c["row"]])} for c in golden["cases"] if c["file"] == index and not doomed[c["row"]]
-            ]
-        for path in manifest["files"]:
-            if not path.startswith("states/") and path != "golden.json":
-                (place / path).write_bytes(self.home.objects.get(f"bundles/{name}/{path}") or b"")
+            start = end
+        write_batch(place / "index.arrow", index.filter(pa.array(~doomed)))
+        write_batch(place / "gone.arrow", gone.filter(pa.array(~self._doomed(gone))))
+        tags = pa.array(sorted(self.shelf.erased()), ERASED[0].type)
+        write_batch(place / "erased.arrow", pa.RecordBatch.from_arrays([tags], schema=ERASED))
+        golden = json.loads(self.home.objects.get(f"bundles/{name}/golden.json") or b'{"cases": []}')
+        # An expected answer for one of them would be theirs too; the rows of the others move up.
+        before = np.cumsum(doomed)
+        rows = [(case, case["row"]) for case in golden["cases"]]
+        cases = [{**c, "row": r if r is None else r - int(before[r])} for c, r in rows if r is None or not doomed[r]]
         (place / "golden.json").write_text(json.dumps({**golden, "cases": cases}))
+        for path in set(MODEL) & set(manifest["files"]):
+            (place / path).write_bytes(self.home.objects.get(f"bundles/{name}/{path}") or b"")
+        users, base = manifest["users"] - len(self._visible(name, manifest)), manifest["base"]
         rest = {key: value for key, value in manifest.items() if key not in ("format", "block_bytes", "files", "bundle_id")}
-        states = {**manifest["states"], "files": files}
-        return seal(place, {**rest, "users": sum(file["users"] for file in files), "states": states})
+        changed = {"users": users, "base": self._rebased(base, number), "withdrawn": number}
+        return seal(place, {**rest, **changed, "states": {**manifest["states"], "files": files}})
+
+    def _rebased(self, base: dict[str, Any] | None, number: int) -> dict[str, Any] | None:
+        """A base under the name and id that it has by now."""
+        if base is None:
+            return None
+        new = self._manifest(renamed(base["name"], number))
+        return {**base, "name": renamed(base["name"], number), "bundle_id": new["bundle_id"]} if new else base
+
+
+def renamed(name: str, number: int) -> str:
+    """What a bundle is called after erasure ``number``."""
+    return f"{re.sub(r'-e[0-9]+$', '', name)}-e{number}"
 
 
 def _pairs(keys: npt.NDArray[np.int64], checks: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
