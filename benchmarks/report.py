@@ -162,7 +162,6 @@ def run(
                 *absent,
                 *(f"arm {a}" for a in ARMS if a not in arms),
                 "oppu",
-                "llm-times-prior",
                 "quality by age of the state",
                 "histories up to the second before",
                 "the ablation of tide's shape",

@@ -23,7 +23,10 @@ COSTS = (
 #: The comparisons: an arm against others. Positive differences are the arm's gain.
 PAIRS = (
     *(("tide", other) for other in ("none", "default", "recency", "bm25", "pplug", "tapper", "tapper-no-time", "tapper-no-user-row")),
-    *(("tide", other) for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "own-majority")),
+    *(
+        ("tide", other)
+        for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "own-majority", "llm-times-prior")
+    ),
     *((other, "default") for other in ("tapper", "pplug", "tide-shuffled-users")),
     ("default", "none"),
 )
