@@ -145,6 +145,7 @@ def run(
         "",
         "## What was measured",
         "",
+        *(["**One seed: a direction, not a verdict.** The machine was shared, so the times are upper bounds.", ""] if seeds == [1] else []),
         f"- Machine: {'; '.join(devices)}. Seeds a cell: {', '.join(map(str, seeds))}.",
         f"- Frozen LLM: an encoder-decoder warm-started from MiniLM ({ENCODER_LAYERS} and {DECODER_LAYERS} layers, token embeddings kept),"
         f" tuned per task on users and times outside the test, half of the batches behind `P₀` (L = {LENGTH}), then frozen: "
@@ -168,6 +169,9 @@ def run(
             ]
         )
         + ".",
+        "",
+        "Again, or on: `python -m benchmarks.quality --data DIR [--task T] [--arm A] [--seed S]` skips what its cache holds; then"
+        " `python -m benchmarks.report`. LaMP's own files: `--task LaMP-2N --data DIR` with `DIR/LaMP_2N`.",
         "",
         "## Figures",
         "",
