@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import typer
 
-from benchmarks.arms import ARMS
+from benchmarks.arms import ARMS, REFERENCE
 from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.tables import load
@@ -56,6 +56,19 @@ def verdict_table(rows: list[dict[str, Any]]) -> list[str]:
         where = f"| {r['task']} ({r['data']}) | {r['split']} | {r['metric']} | {r['arm']} | {r['against']} "
         lines.append(where + f"| {clear}{r['difference']:+.4f}{clear} | {interval} | {r['users']} | {r['seeds']} |")
     return [*lines, ""]
+
+
+def weak(rows: list[dict[str, Any]]) -> list[str]:
+    """Cells where guessing from the user's own labels beats every arm that asks the LLM: it is too weak to judge arms by."""
+    lines = []
+    for cell in sorted({(r["task"], r["data"], r["split"]) for r in rows}):
+        mine = {r["arm"]: r["mean"] for r in rows if (r["task"], r["data"], r["split"]) == cell and r["metric"] == "accuracy"}
+        guess = max((v for a, v in mine.items() if a in REFERENCE), default=0.0)
+        asked = max((v for a, v in mine.items() if a not in REFERENCE), default=1.0)
+        if guess > asked:
+            what = f"guessing from the user's own labels reaches {guess:.3f}, the best arm through the LLM {asked:.3f}"
+            lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** Its tuning was too short for its answers to be of use.")
+    return [*lines, ""] if lines else []
 
 
 def cost_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -175,6 +188,7 @@ def run(
         "",
         "## Figures",
         "",
+        *weak(rows),
         *quality_table(rows),
         "## Verdicts",
         "",
