@@ -1,6 +1,6 @@
 """What an erasure takes: one user and many users under several versions, seconds, growth and proof.
 
-``python -m benchmarks.erasure [--users 20000] [--versions 10] [--erased 10000] [--seed 0] --output json``
+``python -m benchmarks.erasure [--users 2000] [--versions 10] [--erased 1000] [--seed 0] --output json``
 """
 
 import json
@@ -27,10 +27,10 @@ SHARED, OWN = 2_000, 20
 
 
 def run(
-    users: Annotated[int, typer.Option(help="Users.")] = 20_000,
+    users: Annotated[int, typer.Option(help="Users.")] = 2_000,
     each: Annotated[int, typer.Option(help="Events a user.")] = 20,
     versions: Annotated[int, typer.Option(help="Versions, each with its share of the events.")] = 10,
-    erased: Annotated[int, typer.Option(help="Users of the second erasure.")] = 10_000,
+    erased: Annotated[int, typer.Option(help="Users of the second erasure.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Seed of the events.")] = 0,
     output: Annotated[str, typer.Option(help="json.")] = "json",
 ) -> None:

@@ -48,7 +48,9 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
     sample = np.random.default_rng(seed).choice(every, min(50, len(every)), replace=False)
     arms.refuse_leaks(bench.examples, sample, bench.event)
     found: dict[str, Any] = {"costs": {}}
-    if arm in REFERENCE:
+    if arm == "llm-times-prior":
+        found.update({split: arms.times_prior(bench, llm, chosen) for split, chosen in rows.items()})
+    elif arm in REFERENCE:
         found.update({split: arms.references(bench, arm, chosen) for split, chosen in rows.items()})
     elif arm in PROMPTED:
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.checkpoint import load_aggregator
+from pipelines.described import described_llm
 from pipelines.meter import Meter, Silent
 from pipelines.subjects import EMBEDDINGS, STATES, Keys, Subjects, embeddings_filter, rejects_filter
 from pipelines.update import Updater
@@ -67,7 +68,10 @@ class Erasure:
         self.log, self.models, self.pseudonyms = EventLog(self.home), Models(self.home), Pseudonyms(self.home)
         hashes = self.subjects.hashes
         self.withdrawal = Withdrawal(self.home, hashes[:, 0], hashes[:, 1])
-        self.names = dict(zip(self.users, (shown("user", tag) for tag in self.pseudonyms.users(self.users)), strict=True))
+        names = [shown("user", tag) for tag in self.pseudonyms.users(self.users)]
+        # Messages of failed shards name a user by key.
+        keys = map(str, hashes[: len(self.users), 0].tolist())
+        self.names = dict(zip([*self.users, *keys], [*names, *names], strict=True))
         self.scrub = Scrub(self.names)
 
     def survey(self) -> list[Found]:
@@ -292,6 +296,8 @@ class Erasure:
 
     def _updater(self, version: VersionRecord, states: States) -> Updater:
         aggregator = load_aggregator(self.models.directory(version.aggregator), version.encoder)
+        if aggregator.needs_llm:
+            aggregator.attach(described_llm(self.home, aggregator.described))
         name = f"{EMBEDDINGS}{version.encoder[:16]}"
         dataset = self.subjects.tables.open(name)
         assert dataset is not None

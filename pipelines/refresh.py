@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
-from encoders.checkpoint import load_aggregator, pack_aggregator
+from encoders.checkpoint import pack_aggregator
 from encoders.personalizer import Aggregator
 from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
 from pipelines.checks import check_version
-from pipelines.described import described_llm
+from pipelines.described import open_aggregator
 from pipelines.drift import prefix_ratio
 from pipelines.encode import Encoded, encode_events
 from pipelines.engines import Engine, Local
@@ -76,10 +76,7 @@ class Refresh:
     @cached_property
     def aggregator(self) -> Aggregator:
         """The line's aggregator, refused if the encoder that is found is not its own."""
-        aggregator = load_aggregator(self.models.directory(self.aggregator_hash), self.encoder.fingerprint)
-        if aggregator.needs_llm:
-            aggregator.attach(described_llm(self.home, aggregator.described))
-        return aggregator
+        return open_aggregator(self.home, self.aggregator_hash, self.encoder.fingerprint)
 
     @cached_property
     def parent(self) -> VersionRecord | None:

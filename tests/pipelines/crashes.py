@@ -70,7 +70,7 @@ OPERATIONS: dict[str, Callable[[Home, str], Any]] = {
 }
 STEPS = (
     (Objects, ("create", "put", "remove")),
-    (Tables, ("_write", "_commit")),
+    (Tables, ("_write", "commit")),
     (lance.LanceDataset, ("commit", "delete", "cleanup_old_versions", "create_scalar_index")),
     (DatasetOptimizer, ("compact_files", "optimize_indices")),
     (Path, ("rename",)),

@@ -37,7 +37,7 @@ def base(new_home: Callable[..., Home], put: Any, night: Any) -> Home:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("operation", "stride"), [("ingest", 1), ("refresh", 2), ("rebuild", 4), ("maintain", 4), ("bundle", 1)])
+@pytest.mark.parametrize(("operation", "stride"), [("ingest", 1), ("refresh", 2), ("rebuild", 4), ("maintain", 1), ("bundle", 1)])
 def test_killed_at_every_step(base: Home, tmp_path: Path, spawn: Spawn, operation: str, stride: int) -> None:
     extra = tmp_path / "extra.jsonl"
     extra.write_text("".join(json.dumps(row) + "\n" for row in rows(3)))
@@ -45,7 +45,7 @@ def test_killed_at_every_step(base: Home, tmp_path: Path, spawn: Spawn, operatio
     out, err = process.communicate()
     assert process.returncode == 0, err
     runs = [json.loads(line) for line in out.splitlines()]
-    assert sum(run["killed"] for run in runs) >= 5
+    assert sum(run["killed"] for run in runs) >= 4
     for run in runs:
         for name in ("looked", "ended"):
             status, text = run[name]

@@ -17,6 +17,7 @@ from pipelines.erase import Erasure, lift
 from pipelines.refresh import Refresh
 from pipelines.subjects import Subjects
 from schemas.errors import ConflictError, NotFoundError
+from schemas.keys import user_key
 from schemas.records import IngestRecord, VersionRecord
 from store.denylist import USER_REASON
 from store.events import EventLog
@@ -125,6 +126,21 @@ def test_lifted_users_come_back(home: Home, put: Put, night: Night) -> None:
     version = night(home)
     assert version
     assert states(home, version).num_rows == 4
+
+
+def test_journals_name_them_no_more(home: Home, put: Put, night: Night, tmp_path: Path) -> None:
+    """By id, or by key, as messages of failed shards do; what is said of others stays."""
+    fill(home, put, night, history(4, 3), 1)
+    journals, ids = tmp_path / "journals", ("person-0001", "person-0002")
+    journals.mkdir()
+    (journals / "a.log").write_text("".join(f"{user} failed, first at user key {user_key(user)}\n" for user in ids))
+    needles = Erasure(home, [ids[0]]).subjects.needles([])
+    assert [hit for hit in prove(home, needles, (journals,)).hits if "a.log" in hit]
+    assert Erasure(home, [ids[0]], journals=(journals,)).erase("asked for").proof.hits == ()
+    one, other = (journals / "a.log").read_text().splitlines()
+    assert ids[0] not in one
+    assert str(user_key(ids[0])) not in one
+    assert other == f"{ids[1]} failed, first at user key {user_key(ids[1])}"
 
 
 def test_nobody_of_that_name(home: Home, put: Put) -> None:
