@@ -99,7 +99,7 @@ def write_layer(directory: Path, chunks: Iterable[tuple[Hashes, StateBatch]], pa
         for number, (hashes, states) in enumerate(chunks):
             # One batch a file, even when empty: a reader finds the records of a file as one array.
             name = f"states/{number:05}.arrow"
-            write_batch(directory / name, records(states, packed))
+            write_batch(directory / name, records(hashes[:, 0], states, packed))
             key_file.write(hashes[:, 0].astype("<i8").tobytes())
             check_file.write(hashes[:, 1].astype("<i8").tobytes())
             files.append({"name": name, "users": len(hashes)})
