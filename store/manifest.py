@@ -145,11 +145,17 @@ class Manifest:
             if not path.is_file() or path.stat().st_size != file.bytes:
                 raise CorruptError("a file is not what the manifest says", where=str(path), mend=MEND)
 
+    def there(self) -> None:
+        """Raise NotFoundError if the bundle was withdrawn: its users were erased, or a newer one took its place."""
+        if not (self.path / "manifest.json").is_file():
+            raise NotFoundError("the bundle was withdrawn", where=str(self.path), mend="open the bundle that CURRENT names")
+
     def check(self, name: str) -> None:
         """Compare every block of a file with its hash.
 
         Raises:
             CorruptError: names the file.
+            NotFoundError: the whole bundle is gone since it was opened.
         """
         file, path, size = self.files[name], self.path / name, 0
         if path.is_file() and path.stat().st_size == file.bytes:
@@ -162,6 +168,7 @@ class Manifest:
                 else:
                     if size == file.bytes:
                         return
+        self.there()
         raise CorruptError("a file is not what the manifest says", where=str(path), mend=MEND)
 
 

@@ -25,6 +25,7 @@ class Mapped:
 
     Raises:
         CorruptError: not what the manifest says, or no such file of Arrow.
+        NotFoundError: the whole bundle is gone since it was opened.
     """
 
     def __init__(self, manifest: Manifest, name: str, schema: pa.Schema, *, whole: bool) -> None:
@@ -36,6 +37,7 @@ class Mapped:
         except ValueError as error:
             raise self.corrupt("is empty") from error
         except OSError as error:
+            manifest.there()
             hint = "raise the limit of open files: ulimit -n" if error.errno == errno.EMFILE else MEND
             raise TapstateError(f"cannot map a file of the bundle: {error}", where=str(self.path), mend=hint) from error
         if len(self._bytes) != self.file.bytes:
