@@ -25,6 +25,7 @@ from encoders.training import Trained, train
 from schemas.config import Config, PplugConfig, TapperConfig, TrainConfig
 from schemas.errors import LeakError
 from schemas.states import StateBatch
+from store.packing import bundle_spec, pack
 
 #: Items of a history that an arm may read when judged: what the banks keep. tide's slots alone would take more.
 HISTORY = 512
@@ -41,7 +42,7 @@ TRAINED = (
     "tapper-no-user-row",
     "tide-shuffled-dates",
 )
-REFERENCE = ("own-majority", "last-label")
+REFERENCE = ("own-majority", "last-label", "llm-times-prior")
 ARMS = ("none", "default", "tide", "tapper", "pplug", "tide-window", "tide-shuffled-users", "recency", "bm25", *REFERENCE, *TRAINED[6:])
 #: Examples judged at a time, and answers written out per split for the writing tasks.
 BATCH, WRITTEN = 64, 300
@@ -272,8 +273,8 @@ def served(bench: Bench, trained: Trained, arm: str, seed: int, budget: Budget, 
 
 def bundled(state: StateBatch, aggregator: Aggregator) -> dict[str, torch.Tensor]:
     """The head's inputs from states in a bundle's types."""
-    spec = aggregator.spec
-    kept = StateBatch.from_arrow(state.to_arrow(spec, bundle=True), spec, bundle=True)
+    spec = bundle_spec(aggregator.spec, "float16")
+    kept = pack(state, spec)
     return {name: torch.from_numpy(x) for name, x in kept.head_inputs(spec).items()}
 
 
@@ -315,5 +316,29 @@ def references(bench: Bench, arm: str, rows: Ints) -> Outcome:
             found.append(max(reversed(past), key=lambda label: counts[label]))
     golds = label_index([examples.targets[i] for i in rows], bench.labels)
     guessed = label_index(found, bench.labels)
+    columns = {"found": guessed, "gold": golds, "accuracy": (guessed == golds).astype(np.float64)}
+    return Outcome(bench.event[rows], examples.user[rows], stops_of(examples, rows) - examples.first[rows], columns)
+
+
+def times_prior(bench: Bench, llm: FrozenLLM, rows: Ints, weight: float = 5.0) -> Outcome:
+    """``llm-times-prior``: the LLM's probability of each label, without a prefix, times how much likelier the user makes it than everyone.
+
+    The user's shares of labels at the last night are smoothed by ``weight`` labels drawn as everyone's lessons have them.
+    """
+    examples, labels = bench.examples, bench.labels
+    lengths = np.array([len(llm.tokenizer(label, add_special_tokens=False)["input_ids"]) + 1 for label in labels])
+    lessons = np.bincount(label_index(bench.lessons.targets, labels).clip(min=0), minlength=len(labels)) + 1.0
+    everyone = lessons / lessons.sum()
+    found = []
+    for row in rows:
+        past = label_index(
+            [t for t in bench.targets[examples.first[row] : stops_of(examples, np.array([row]))[0]] if t is not None], labels
+        )
+        own = (np.bincount(past, minlength=len(labels)) + weight * everyone) / (len(past) + weight)
+        with torch.no_grad():
+            loss = llm.loss(torch.zeros(len(labels), 0, llm.dim), [examples.prompts[row]] * len(labels), labels)[0].double().cpu().numpy()
+        found.append(int(np.argmax(-loss * lengths + np.log(own / everyone))))
+    golds = label_index([examples.targets[i] for i in rows], labels)
+    guessed = np.array(found, np.int64)
     columns = {"found": guessed, "gold": golds, "accuracy": (guessed == golds).astype(np.float64)}
     return Outcome(bench.event[rows], examples.user[rows], stops_of(examples, rows) - examples.first[rows], columns)

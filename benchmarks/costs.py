@@ -11,6 +11,7 @@ from encoders.examples import Ints
 from encoders.personalizer import EventBatch
 from encoders.training import Trained
 from schemas.states import StateBatch
+from store.packing import bundle_spec, pack, records
 
 #: Users whose states are measured, and the night that is timed: so many users with one new event each.
 MEASURED, NIGHT = 50, 20
@@ -26,12 +27,12 @@ def costs(bench: Bench, trained: Trained, arm: str, rows: Ints) -> dict[str, flo
     _, place = np.unique(examples.user[rows], return_index=True)
     chosen = rows[place][:MEASURED]
     stops = stops_of(examples, chosen)
-    bytes_each = []
+    packed, bytes_each = bundle_spec(spec, "float16"), []
     for first, stop in zip(examples.first[chosen], stops, strict=True):
         events = np.arange(max(first, stop - HISTORY), stop)
         batch = examples.events(events, np.zeros(len(events), np.int64))
         state = aggregator.update(StateBatch.empty(1, spec), batch)
-        bytes_each.append(state.to_arrow(spec, bundle=True).nbytes)
+        bytes_each.append(records(np.zeros(1, np.int64), pack(state, packed), packed).nbytes)
     full = aggregator.update(StateBatch.empty(1, spec), _busy(bench))
     inputs = bundled(full, aggregator)
     query, now = torch.randn(1, examples.vectors.shape[1]), torch.tensor([int(examples.now.max())])
@@ -50,7 +51,7 @@ def costs(bench: Bench, trained: Trained, arm: str, rows: Ints) -> dict[str, flo
         "trained_params": float(sum(weights.values())),
         "stored_params_per_user": float(sum(column_widths)),
         "stored_bytes_per_user": float(np.mean(bytes_each)),
-        "stored_bytes_at_512_items": float(full.to_arrow(spec, bundle=True).nbytes),
+        "stored_bytes_at_512_items": float(records(np.zeros(1, np.int64), pack(full, packed), packed).nbytes),
         "ms_per_query": 1_000 * float(np.median(taken)),
         "night_seconds": time.perf_counter() - began,
     }

@@ -146,19 +146,10 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
         targets=targets[chosen].tolist(),
     )
     labels = sorted(set(targets[given])) if task.kind == "label" else []
+    answers = targets.copy()
+    answers[~given] = None
     lessons = _lessons(tuning, prompts, targets, items, texts, user, llm)
-    return Bench(
-        task,
-        examples,
-        np.abs(digest // 30 % 3)[user[chosen]],
-        test,
-        labels,
-        lessons,
-        items,
-        texts,
-        np.where(given, targets, np.array(None, object)),
-        chosen,
-    )
+    return Bench(task, examples, np.abs(digest // 30 % 3)[user[chosen]], test, labels, lessons, items, texts, answers, chosen)
 
 
 def vectors(texts: list[str], encoder: TextEncoder, cache: Path) -> npt.NDArray[np.float16]:

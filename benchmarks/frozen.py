@@ -56,6 +56,7 @@ def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int = 200, seed: int
             learning_rate=RATE,
             seed=seed,
             embeddings=False,
+            shorter=True,
             progress=progress,
         )
         llm.save(directory)

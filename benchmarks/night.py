@@ -135,7 +135,7 @@ def _cache(home: Home, source: PopulationSource, seed: int) -> None:
     for at in range(0, len(keys), 65_536):
         part = keys[at : at + 65_536]
         vectors = rng.standard_normal((len(part), encoder.dim), np.float32)
-        cache.append(part, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16))
+        cache.append(part, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16), cache.mark())
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
     sample = np.random.default_rng(seed).choice(every, min(50, len(every)), replace=False)
     arms.refuse_leaks(bench.examples, sample, bench.event)
     found: dict[str, Any] = {"costs": {}}
-    if arm in REFERENCE:
+    if arm == "llm-times-prior":
+        found.update({split: arms.times_prior(bench, llm, chosen) for split, chosen in rows.items()})
+    elif arm in REFERENCE:
         found.update({split: arms.references(bench, arm, chosen) for split, chosen in rows.items()})
     elif arm in PROMPTED:
 
@@ -81,6 +83,7 @@ def run(
     cache: Annotated[Path, typer.Option(help="Encoded texts, tuned LLMs, outcomes of single examples.")] = CACHE,
     results: Annotated[Path, typer.Option(help="Where quality.json and verdicts.json are.")] = Path(__file__).parent / "results",
     steps: Annotated[int, typer.Option(help="Steps of every trained arm.")] = Budget.steps,
+    age: Annotated[int, typer.Option(help="Judge states so many nights old; such rows have a split of their own, known+7.")] = 0,
     examples: Annotated[int, typer.Option(help="Test examples of a split, at most.")] = 1_000,
     tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 200,
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
@@ -89,7 +92,7 @@ def run(
     names = {t.name for t in (*TASKS, *LAMP)}
     if unknown := set(arm or []) - set(ARMS) | set(task or []) - names:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join(ARMS)}; tasks: {', '.join(sorted(names))}")
-    budget = replace(Budget(), steps=steps)
+    budget = replace(Budget(), steps=steps, lag=age)
     encoder = None if tables else TextEncoder(EncoderConfig())
     for one in (*TASKS, *(LAMP if task else [])):
         if encoder is None or (task and one.name not in task) or (source and one.data != source):
@@ -102,7 +105,7 @@ def run(
         llm = frozen_llm(bench, cache, steps=tuning_steps)
         for number in seed if seed is not None else [0, 1, 2]:
             for name in arm or ARMS:
-                if name in REFERENCE and one.kind != "label":
+                if (name in REFERENCE and one.kind != "label") or (age and name not in TRAINED):
                     continue
                 _one(bench, llm, name, number, SPLITS if split == "both" else (split,), budget, examples, cache)
                 write_tables(cache / "outcomes", results)
@@ -122,7 +125,8 @@ def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, 
     started = time.monotonic()
     found = run_arm(bench, llm, name, seed, missing, budget, most)
     for one in missing:
-        about = {**made, "task": bench.task.name, "data": bench.task.data, "kind": bench.task.kind, "arm": name, "split": one}
+        about = {**made, "task": bench.task.name, "data": bench.task.data, "kind": bench.task.kind, "arm": name}
+        about["split"] = f"{one}+{budget.lag}" if budget.lag else one
         keep(directory, f"{name}-{seed}-{one}-{key}", found[one], {**about, "labels": len(bench.labels), "costs": found["costs"]})
         means = {c: round(float(np.nanmean(x)), 4) for c, x in found[one].columns.items() if c not in ("found", "gold")}
         line = {"arm": name, "seed": seed, "split": one, "n": len(found[one].event), **means, "s": round(time.monotonic() - started)}

@@ -23,7 +23,10 @@ COSTS = (
 #: The comparisons: an arm against others. Positive differences are the arm's gain.
 PAIRS = (
     *(("tide", other) for other in ("none", "default", "recency", "bm25", "pplug", "tapper", "tapper-no-time", "tapper-no-user-row")),
-    *(("tide", other) for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "own-majority")),
+    *(
+        ("tide", other)
+        for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "own-majority", "llm-times-prior")
+    ),
     *((other, "default") for other in ("tapper", "pplug", "tide-shuffled-users")),
     ("default", "none"),
 )
@@ -39,10 +42,13 @@ class Run:
 
 
 def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
-    """(task, data, split, arm) to seed to its latest run."""
+    """(task, data, split, arm) to seed to its latest run; of a task only what was run against its latest LLM."""
     found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
-    for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime):
-        about = json.loads(path.read_text())
+    kept = [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
+    latest = {(about["task"], about["data"]): about["llm"] for _, about in kept}
+    for path, about in kept:
+        if about["llm"] != latest[about["task"], about["data"]]:
+            continue
         with np.load(path.with_suffix(".npz")) as arrays:
             run = Run(about, dict(arrays))
         found[about["task"], about["data"], about["split"], about["arm"]][about["seed"]] = run
@@ -119,13 +125,19 @@ def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
     return rows
 
 
+def _paired(one: Run, other: Run) -> bool:
+    """Whether two runs judged the same examples after the same training."""
+    budgets = [r.about["budget"] for r in (one, other) if "budget" in r.about]
+    return np.array_equal(one.arrays["event"], other.arrays["event"]) and all(b == budgets[0] for b in budgets)
+
+
 def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list[dict[str, Any]]:
     """Paired differences over the seeds that both arms ran, on the same examples and the same draws of users."""
     rows = []
     for task, data, split in sorted({key[:3] for key in found}):
         for arm, against in PAIRS:
             ours, theirs = found.get((task, data, split, arm), {}), found.get((task, data, split, against), {})
-            seeds = [s for s in sorted(set(ours) & set(theirs)) if np.array_equal(ours[s].arrays["event"], theirs[s].arrays["event"])]
+            seeds = [s for s in sorted(set(ours) & set(theirs)) if _paired(ours[s], theirs[s])]
             if not seeds:
                 continue
             mine, other = [ours[s] for s in seeds], [theirs[s] for s in seeds]
@@ -139,7 +151,7 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
                 low, high = np.quantile(gap[1:], [0.025, 0.975])
                 row: dict[str, Any] = {"task": task, "data": data, "split": split, "metric": metric, "arm": arm, "against": against}
                 row.update(difference=round(float(gap[0]), 5), low=round(float(low), 5), high=round(float(high), 5))
-                rows.append({**row, "users": len(users), "seeds": len(seeds)})
+                rows.append({**row, "users": len(users), "seeds": len(seeds), "llm": mine[0].about["llm"]})
     return rows
 
 
@@ -147,11 +159,14 @@ def write_tables(outcomes: Path, results: Path) -> None:
     """Merge the rows that ``outcomes`` gives into the two files of ``results``."""
     results.mkdir(parents=True, exist_ok=True)
     found = load(outcomes)
+    llms = {key[:2]: run.about["llm"] for key, runs in found.items() for run in runs.values()}
     for name, rows, keys in (
         ("quality.json", quality_rows(found), ("task", "data", "split", "arm", "metric")),
         ("verdicts.json", verdict_rows(found), ("task", "data", "split", "metric", "arm", "against")),
     ):
         path = results / name
         held = json.loads(path.read_text()) if path.is_file() else []
+        # Figures against another LLM than the task's present one cannot stand beside its rows.
+        held = [row for row in held if row.get("llm") == llms.get((row["task"], row["data"]), row.get("llm"))]
         merged = {tuple(row[k] for k in keys): row for row in [*held, *rows]}
         path.write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")

@@ -1,6 +1,7 @@
 """Checkpoints: safetensors and JSON, named by the hash of what they hold."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ def load_aggregator(directory: Path, encoder: str | None = None) -> Aggregator:
             where=str(directory),
             mend="put that encoder's model back where it was (encoder.* of config.toml; tapstate lines), or run: tapstate train",
         )
+    _check(directory, "aggregator.json")
     _load(aggregator, directory)
     return aggregator
 
@@ -60,6 +62,7 @@ def load_head(directory: Path) -> tuple[Head, QueryAdapter, dict[str, Any]]:
         CorruptError: weights or a configuration that are not what they should be.
     """
     configuration = _read(directory / "head.json")
+    _check(directory, "head.json")
     with _fitting(directory):
         head = head_from(configuration)
         adapter = QueryAdapter(configuration["query_dim"])
@@ -80,6 +83,20 @@ def _fitting(directory: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise CorruptError(f"weights and configuration do not fit: {error!r}", where=str(directory), mend="tapstate train") from error
+
+
+def _check(directory: Path, name: str) -> None:
+    """Whether a directory that is named by a hash holds the bytes of that hash."""
+    if not re.fullmatch("[0-9a-f]{64}", directory.name):
+        return
+    with _fitting(directory):
+        found = content_hash((directory / name).read_bytes(), (directory / WEIGHTS).read_bytes())
+    if found != directory.name:
+        raise CorruptError(
+            f"the checkpoint's bytes have hash {found[:12]}, not {directory.name[:12]}",
+            where=str(directory),
+            mend="restore the folder from a backup of the home, or run: tapstate train",
+        )
 
 
 def _load(module: nn.Module, directory: Path) -> None:

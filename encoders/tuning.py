@@ -95,17 +95,18 @@ def tune(
     batch_size: int = 32,
     seed: int = 0,
     embeddings: bool = True,
+    shorter: bool = False,
     progress: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> FrozenLLM:
     """A base model tuned to give ``targets`` for ``prompts``, frozen with the neutral prefix it was tuned with.
 
-    Half of the batches come without a prefix, the others behind ``P₀``, a quarter of these behind its first vectors only: a personalizer
-    whose prefix is shorter then meets an LLM that knows it.
+    Half of the batches come without a prefix, the others behind ``P₀``.
 
     Args:
         base: makes model and tokenizer (called under the seed).
         lessons: of users and times that the later test does not touch. Some are held out: the weights that do best on them are kept.
         embeddings: whether token embeddings are tuned along; a pretrained model's need not be, and they are most of a small one's weights.
+        shorter: a quarter of the batches behind ``P₀`` see its first vectors only, so that shorter prefixes meet an LLM that knows them.
         progress: called after each step with 1 and the running loss.
     """
     prompts, targets = lessons.prompts, lessons.targets
@@ -136,7 +137,7 @@ def tune(
             return llm.loss(prefix, [prompts[i] for i in rows], [targets[i] for i in rows])[0].mean()
 
         for step in range(1, steps + 1):
-            loss = loss_of(rng.choice(told if step <= first else training, batch_size), _length(step, prefix_length))
+            loss = loss_of(rng.choice(told if step <= first else training, batch_size), _length(step, prefix_length, shorter))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_([*tuned, neutral], 1.0)
@@ -159,8 +160,8 @@ def tune(
     return llm
 
 
-def _length(step: int, longest: int) -> int:
-    """Vectors of ``P₀`` that the batch of this step stands behind: none in even steps, fewer than all in every eighth."""
+def _length(step: int, longest: int, shorter: bool) -> int:
+    """Vectors of ``P₀`` that the batch of this step stands behind: none in even steps, with ``shorter`` fewer than all in every eighth."""
     if step % 2 == 0:
         return 0
-    return 1 + step // 8 % longest if step % 8 == 7 else longest
+    return 1 + step // 8 % longest if shorter and step % 8 == 7 else longest

@@ -7,7 +7,24 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.commands import bundle, demo, deploy, diff, history, ingest, init, lines, promote, refresh, show, train, versions
+from flows.commands import (
+    bundle,
+    demo,
+    deploy,
+    diff,
+    erase,
+    history,
+    ingest,
+    init,
+    lines,
+    maintain,
+    promote,
+    refresh,
+    serve,
+    show,
+    train,
+    versions,
+)
 from flows.console import stderr
 from schemas.errors import TapstateError
 
@@ -55,7 +72,11 @@ app.command("history")(history.history)
 app.command("diff")(diff.diff)
 app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
-app.command("bundle")(bundle.bundle)
+app.add_typer(bundle.app, name="bundle")
+app.command("pull")(bundle.pull)
+app.command("serve")(serve.serve)
+app.command("erase")(erase.erase)
+app.command("maintain")(maintain.maintain)
 app.command("demo")(demo.demo)
 app.command("deploy")(deploy.deploy)
 

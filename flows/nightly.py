@@ -14,14 +14,14 @@ from prefect.tasks import Task, exponential_backoff
 from flows.console import Bars, note
 from pipelines.checks import complaint
 from pipelines.engines import Engine, new_engine
-from pipelines.publish import publish
+from pipelines.publish import publish, shelved
 from pipelines.refresh import Refresh
 from schemas.config import EngineConfig
 from schemas.errors import CheckError, ConflictError, TapstateError
 from schemas.records import VersionRecord
 from store.home import Home
+from store.lease import lease
 from store.lines import CANDIDATE, Lines
-from store.models import Models
 from store.versions import PRODUCTION, current, held, promote
 
 T = TypeVar("T")
@@ -91,20 +91,26 @@ def _refresh(home: str, line: str | None, engine: Engine, *, full: bool, bundle:
     with Bars() as meter:
         place = Home(home)
         refresh = Refresh(place, full=full, line=line, engine=engine, meter=meter)
-        planned = _stage("plan", refresh.plan)
-        if planned is None:
-            assert refresh.parent is not None
-            return _summary(refresh.parent, began, fresh=False, promoted=current(place, PRODUCTION) == refresh.parent.number)
-        folder, plan = planned
-        encoded = _stage("encode", lambda: refresh.encode(plan))
-        shards = _stage("update", lambda: refresh.update(folder, plan))
-        version = _stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
-        _stage("report", lambda: _artifacts(version))
-        _stage("check", lambda: _check(version))
-        promoted = _stage("promote", lambda: _promote(place, version))
-        if bundle and promoted and Models(place).current_head(version.aggregator):
-            _stage("bundle", lambda: publish(place, version, refresh.encoder, meter))
-    return _summary(version, began, fresh=True, promoted=promoted)
+        short = refresh.aggregator_hash[:12]
+        with lease(place, f"refresh-{short}", f"a refresh of line {short}"):
+            planned = _stage("plan", refresh.plan)
+            if planned is None:
+                assert refresh.parent is not None
+                version = refresh.parent
+                # A run that was killed once its version was written left the rest to do.
+                promoted = _stage("promote", lambda: _promote(place, version)) if _unpromoted(place, version) else False
+                promoted = promoted or current(place, PRODUCTION) == version.number
+            else:
+                folder, plan = planned
+                encoded = _stage("encode", lambda: refresh.encode(plan))
+                shards = _stage("update", lambda: refresh.update(folder, plan))
+                version = _stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
+                _stage("report", lambda: _artifacts(version))
+                _stage("check", lambda: _check(version))
+                promoted = _stage("promote", lambda: _promote(place, version))
+            if bundle and promoted and not shelved(place, version):
+                _stage("bundle", lambda: publish(place, version, refresh.encoder, meter))
+    return _summary(version, began, fresh=planned is not None, promoted=promoted)
 
 
 def _engine(home: Home, name: str | None, runner: str | None, options: list[str] | None) -> Engine:
@@ -130,6 +136,13 @@ def _summary(version: VersionRecord, began: float, *, fresh: bool, promoted: boo
         "seconds": round(time.monotonic() - began, 3),
         "promoted": promoted,
     }
+
+
+def _unpromoted(home: Home, version: VersionRecord) -> bool:
+    """Whether the version passed its checks and ``production`` was not moved since it was made."""
+    moves = home.aliases(PRODUCTION)
+    move = moves.get(moves.last())
+    return not complaint(version.checks) and (move is None or (move.version < version.number and move.created_at < version.created_at))
 
 
 def _check(version: VersionRecord) -> None:

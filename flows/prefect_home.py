@@ -10,11 +10,17 @@ from pathlib import Path
 from store.home import Home
 
 
+def place(home: Home) -> Path:
+    """Where Prefect keeps its database, results and logs of this home's flows."""
+    if set_by_user := os.environ.get("PREFECT_HOME"):
+        return Path(set_by_user)
+    return Path(tempfile.gettempdir()) / f"tapstate-prefect-{home.record.home_id}" if home.objects.remote else Path(home.uri) / "prefect"
+
+
 def settle(home: Home) -> None:
     """Set Prefect's environment for work on ``home``; what the user has set stays."""
-    place = Path(tempfile.gettempdir()) / f"tapstate-prefect-{home.record.home_id}" if home.objects.remote else Path(home.uri) / "prefect"
     defaults = {
-        "PREFECT_HOME": str(place),
+        "PREFECT_HOME": str(place(home)),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

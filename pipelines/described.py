@@ -1,12 +1,29 @@
-"""The LLM that a model names: found again by its fingerprint."""
+"""Models that a home names, ready to run: an aggregator with the LLM that it describes."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from encoders.checkpoint import load_aggregator
 from encoders.llm import FrozenLLM
+from encoders.personalizer import Aggregator
 from schemas.errors import CompatibilityError, NotFoundError
 from store.home import Home
 from store.models import Models
+
+
+def open_aggregator(home: Home, name: str, encoder: str) -> Aggregator:
+    """The aggregator ``name``, with its LLM attached where ``update`` runs one.
+
+    Raises:
+        NotFoundError: no such aggregator.
+        ConfigError: its LLM is not there any more.
+        CompatibilityError: it was made with another text encoder, or its LLM has changed.
+        CorruptError: weights or a configuration that are not what they should be.
+    """
+    aggregator = load_aggregator(Models(home).directory(name), encoder)
+    if aggregator.needs_llm:
+        aggregator.attach(described_llm(home, aggregator.described))
+    return aggregator
 
 
 def described_llm(home: Home, about: Mapping[str, Any]) -> FrozenLLM:

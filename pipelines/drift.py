@@ -46,7 +46,7 @@ def prefix_ratio(head: Path, view: View, seed: int) -> float:
     rows = view.panel(seed, view.users, [*view.spec.schema().names, "last_ts"]).slice(0, PREFIXES)
     if not rows.num_rows:
         return 1.0
-    state = StateBatch.from_arrow(rows, view.spec, bundle=False).head_inputs(view.spec)
+    state = StateBatch.from_arrow(rows, view.spec).head_inputs(view.spec)
     # Copied: Arrow's memory is not to be written, and torch would have it so.
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
     now = int(max(rows.column("last_ts").to_pylist()).timestamp())

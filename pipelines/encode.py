@@ -11,7 +11,7 @@ from functools import lru_cache
 import polars as pl
 
 from encoders.text import TextEncoder
-from pipelines.engines import Engine, Local
+from pipelines.engines import Engine
 from pipelines.meter import Meter, Silent
 from pipelines.plan import TEXT_KEYS, text_shards
 from pipelines.stages import Manifest, Stage, figures
@@ -43,16 +43,21 @@ class Encoded:
 
 @dataclass(frozen=True)
 class TextShards:
-    """Encodes shards of the texts of ingests ``after + 1 … until``."""
+    """Encodes shards of the texts of ingests ``after + 1 … until``.
+
+    Args:
+        since: the cache's mark.
+    """
 
     log: EventLog
     encoder: TextEncoder
     after: int
     until: int
+    since: int
     meter: Meter = field(default_factory=Silent)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _opened, (self.log.home.uri, self.encoder.config, self.encoder.fingerprint, self.after, self.until)
+        return _opened, (self.log.home.uri, self.encoder.config, self.encoder.fingerprint, self.after, self.until, self.since)
 
     def __call__(self, shard: Shard) -> TextsEncoded:
         """Encode what of one shard the cache does not hold, and stage it."""
@@ -64,7 +69,7 @@ class TextShards:
         self.meter.start("encode", len(fresh), "texts")
         texts = self._texts(shard, fresh)
         vectors = self.encoder.encode(texts["text"].to_list(), lambda done: self.meter.advance("encode", done))
-        return TextsEncoded(len(fresh), len(keys) - len(fresh), cache.stage(texts["key"].to_numpy(), vectors))
+        return TextsEncoded(len(fresh), len(keys) - len(fresh), cache.stage(texts["key"].to_numpy(), vectors, self.since))
 
     def _distinct(self, shard: Shard) -> pl.Series:
         parts = [
@@ -85,7 +90,7 @@ class TextShards:
 
 
 @lru_cache(maxsize=1)
-def _opened(uri: str, config: EncoderConfig, fingerprint: str, after: int, until: int) -> TextShards:
+def _opened(uri: str, config: EncoderConfig, fingerprint: str, after: int, until: int, since: int) -> TextShards:
     """The same in a worker, which has its own home and encoder."""
     encoder = TextEncoder(config)
     if encoder.fingerprint != fingerprint:
@@ -94,7 +99,7 @@ def _opened(uri: str, config: EncoderConfig, fingerprint: str, after: int, until
             where=config.model or "the bundled MiniLM",
             mend="give every worker the same model files and packages (docs/cluster.md)",
         )
-    return TextShards(EventLog(Home(uri)), encoder, after, until)
+    return TextShards(EventLog(Home(uri)), encoder, after, until, since)
 
 
 def run_encode(work: TextShards, folder: str, shards: Sequence[Shard], engine: Engine, retries: int) -> Encoded:
@@ -102,6 +107,7 @@ def run_encode(work: TextShards, folder: str, shards: Sequence[Shard], engine: E
 
     Raises:
         ShardError: a shard kept failing.
+        ConflictError: an erasure came since the mark.
     """
     home, meter = work.log.home, work.meter
     meter.start("encode", 0, "texts")
@@ -111,12 +117,10 @@ def run_encode(work: TextShards, folder: str, shards: Sequence[Shard], engine: E
     return Encoded(sum(m.texts for m in done), sum(m.hits for m in done), figures(done))
 
 
-def encode_events(log: EventLog, encoder: TextEncoder, meter: Meter, *, until: int) -> Encoded:
+def encode_events(log: EventLog, encoder: TextEncoder, meter: Meter, *, until: int) -> None:
     """Encode the texts and targets of all events up to ingest ``until``, in this process and without a refresh's plan."""
-    config = log.home.config.refresh
-    folder = f"plans/texts-{encoder.fingerprint[:16]}-{until}-{config.shard_events}"
-    shards = text_shards(log, after=0, until=until, size=config.shard_events)
-    try:
-        return run_encode(TextShards(log, encoder, 0, until, meter), folder, shards, Local(), config.retries)
-    finally:
-        log.home.objects.delete(folder)
+    cache = Embeddings(log.home, encoder.fingerprint, encoder.dim)
+    for shard in text_shards(log, after=0, until=until, size=log.home.config.refresh.shard_events):
+        made = TextShards(log, encoder, 0, until, cache.mark(), meter)(shard)
+        cache.commit(made.fragments)
+    meter.finish("encode")

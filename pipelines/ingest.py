@@ -2,7 +2,8 @@
 
 Rows are validated batch by batch and spooled to disk by user, so memory is bounded by one partition of the input. Each partition
 is then compared with what the home holds, and all new rows are appended in one commit; an ingest record makes them count. If
-another ingest took the record's number meanwhile, the comparison is made again against what that one added.
+another ingest took the record's number meanwhile, the comparison is made again against what that one added. Rows of erased users
+are rejected; an erasure that comes while rows are written makes the attempt begin again.
 """
 
 import tempfile
@@ -18,10 +19,13 @@ import pyarrow as pa
 from pipelines.meter import Meter, Silent
 from pipelines.sources import Source
 from pipelines.validation import validate
+from schemas.errors import ConflictError
 from schemas.events import EVENTS, REJECTS
 from schemas.records import IngestRecord
+from store.denylist import Denylist
 from store.events import REJECTS_TABLE, EventLog
 from store.home import Home, new_run, provenance
+from store.lease import lease, unique
 
 #: Partitions of the spool, by the highest bits of the user key.
 PARTITIONS = 64
@@ -38,6 +42,7 @@ class Outcome:
     accepted: int = 0
     duplicate: int = 0
     corrected: int = 0
+    rejected: int = 0
     known_at_max: datetime | None = None
 
 
@@ -103,13 +108,15 @@ def ingest(home: Home, source: Source, *, historical: bool = False, meter: Meter
         meter.start("read", None, "rows")
         now = datetime.now(UTC)
         for batch in source.batches():
-            _spool(spool, *validate(batch, now=now, historical=historical, run=0))
+            events, rejects = validate(batch, now=now, historical=historical, run=0)
+            _spool(spool, events.with_columns(source=pl.lit(batch.source)), rejects)
             if batch.damaged:
                 spool.damaged.append(f"{batch.source}: {batch.damaged}")
             meter.advance("read", len(batch.rows) + len(batch.unreadable))
         spool.close()
         meter.finish("read")
-        return _commit(home, log, spool, source.name, meter), spool.damaged
+        with lease(home, unique("ingest"), f"an ingest of {source.name}"):
+            return _commit(home, log, spool, source.name, meter), spool.damaged
 
 
 def _spool(spool: Spool, events: pl.DataFrame, rejects: pl.DataFrame) -> None:
@@ -127,13 +134,20 @@ def _spool(spool: Spool, events: pl.DataFrame, rejects: pl.DataFrame) -> None:
 
 def _commit(home: Home, log: EventLog, spool: Spool, name: str, meter: Meter) -> IngestRecord:
     while True:
-        run, until, outcome = new_run(), home.ingests.last(), Outcome()
+        # The marks first: an erasure that this denylist does not know fences the tables after them, and the appends are refused.
+        marks, denylist = log.mark(), Denylist.of(home)
+        until, outcome = home.ingests.last(), Outcome(rejected=spool.rejected)
+        run = new_run(until + 1)
         meter.start("commit", spool.read - spool.rejected, "rows")
-        batches = _new_rows(log, spool, run, until, outcome, meter)
-        first = next(batches, None)
-        if first is not None:
-            log.append(_chain(first, batches))
-        _append_rejects(home, log, spool, run, until)
+        denied: list[pl.DataFrame] = []
+        batches = _new_rows(log, spool, denylist, denied, run, until, outcome, meter)
+        try:
+            first = next(batches, None)
+            if first is not None:
+                log.append(_chain(first, batches), marks[0])
+            _append_rejects(log, spool, denylist, denied, run, until, marks[1])
+        except ConflictError:
+            continue
         meter.finish("commit")
         record = IngestRecord.model_validate(
             {
@@ -142,7 +156,6 @@ def _commit(home: Home, log: EventLog, spool: Spool, name: str, meter: Meter) ->
                 "run": run,
                 "sources": (name,),
                 "read": spool.read,
-                "rejected": spool.rejected,
                 **vars(outcome),
             }
         )
@@ -155,9 +168,19 @@ def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa
     yield from rest
 
 
-def _new_rows(log: EventLog, spool: Spool, run: int, until: int, outcome: Outcome, meter: Meter) -> Iterator[pa.RecordBatch]:
-    """Rows that no ingest up to ``until`` holds, sorted by user and time, counted into ``outcome`` on the way."""
+def _new_rows(
+    log: EventLog, spool: Spool, denylist: Denylist, denied: list[pl.DataFrame], run: int, until: int, outcome: Outcome, meter: Meter
+) -> Iterator[pa.RecordBatch]:
+    """Rows that no ingest up to ``until`` holds, sorted by user and time, counted into ``outcome`` on the way.
+
+    Args:
+        denied: is given the rejects of users and events that were erased.
+    """
     for rows in spool.groups():
+        read = len(rows)
+        rows, erased = denylist.screen(rows)
+        denied.append(erased)
+        outcome.rejected += len(erased)
         fresh = new_revisions(rows, log.lookup(rows["event_key"].unique(), until))
         outcome.duplicate += len(rows) - len(fresh)
         outcome.accepted += int((fresh["revision"] == 1).sum())
@@ -168,7 +191,7 @@ def _new_rows(log: EventLog, spool: Spool, run: int, until: int, outcome: Outcom
             outcome.known_at_max = max(latest, outcome.known_at_max or latest)
             fresh = fresh.with_columns(ingest=pl.lit(run, pl.Int64)).sort("user_key", "ts", "event_key", "revision").select(EVENTS.names)
             yield from _arrow(fresh, EVENTS)
-        meter.advance("commit", len(rows))
+        meter.advance("commit", read)
 
 
 def new_revisions(rows: pl.DataFrame, existing: pl.DataFrame) -> pl.DataFrame:
@@ -209,10 +232,13 @@ def new_revisions(rows: pl.DataFrame, existing: pl.DataFrame) -> pl.DataFrame:
     return joined.filter("adds").select(*rows.columns, revision=revision.cast(pl.Int32))
 
 
-def _append_rejects(home: Home, log: EventLog, spool: Spool, run: int, until: int) -> None:
+def _append_rejects(log: EventLog, spool: Spool, denylist: Denylist, denied: list[pl.DataFrame], run: int, until: int, since: int) -> None:
     """Keep the rejected rows that the home does not hold yet, from this very source and line."""
-    rows = spool.partition("rejects")
-    if rows is None:
+    faulty = spool.partition("rejects")
+    columns = ["source", "line", "reason", "raw"]
+    found = [*([denylist.withhold(faulty).select(columns)] if faulty is not None else []), *denied]
+    rows = pl.concat(found, how="vertical_relaxed") if found else pl.DataFrame()
+    if rows.is_empty():
         return
     parts = [pl.col(name).cast(pl.String).fill_null("") for name in ("source", "line", "reason", "raw")]
     key = plh.concat_str(parts, separator="\x00").nchash.xxh3_64().reinterpret(signed=True)
@@ -222,7 +248,7 @@ def _append_rejects(home: Home, log: EventLog, spool: Spool, run: int, until: in
     keys = pl.Series(held.column("reject_key")).filter(pl.Series(held.column("ingest")).is_in(named.implode()))
     fresh = rows.filter(~pl.col("reject_key").is_in(keys.implode()))
     if len(fresh):
-        log.append_rejects(_arrow(fresh.select(REJECTS.names), REJECTS))
+        log.append_rejects(_arrow(fresh.select(REJECTS.names), REJECTS), since)
 
 
 def _arrow(frame: pl.DataFrame, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

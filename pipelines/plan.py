@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from schemas.config import EncoderConfig, RefreshConfig
+from schemas.config import RefreshConfig
 from schemas.records import Plan, Shard
 from schemas.states import StateSpec
 from store.events import EventLog
@@ -111,7 +111,8 @@ def plan_refresh(
     *,
     aggregator: str,
     encoder: str,
-    text_encoder: EncoderConfig,
+    states_since: int,
+    texts_since: int,
     parent: int | None,
     first: int,
     last: int,
@@ -121,7 +122,8 @@ def plan_refresh(
 
     Args:
         size: of one shard.
-        encoder: fingerprint of the text encoder that ``text_encoder`` gives.
+        encoder: fingerprint of the text encoder.
+        states_since, texts_since: marks of the tables that are written.
         parent: newest version of the line, if any.
         first, last: the ingests consumed are ``first + 1 … last``.
     """
@@ -133,7 +135,9 @@ def plan_refresh(
         first_ingest=first,
         last_ingest=last,
         encoder=encoder,
-        text_encoder=text_encoder,
+        erasure=home.erasures.last(),
+        states_since=states_since,
+        texts_since=texts_since,
         shards=(),
         texts=(),
     )

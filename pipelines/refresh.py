@@ -4,7 +4,8 @@ plan → encode → update → commit. The plan and every finished shard's manif
 the same states. The states count once the version's record is written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,22 +15,24 @@ from encoders.personalizer import Aggregator
 from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
 from pipelines.checks import check_version
+from pipelines.described import open_aggregator
 from pipelines.drift import prefix_ratio
 from pipelines.encode import Encoded, TextShards, run_encode
 from pipelines.engines import Engine, Local
 from pipelines.meter import Meter, Silent
 from pipelines.plan import Size, plan_refresh
 from pipelines.stages import Stage, figures
-from pipelines.update import Shifted, open_aggregator, updater
+from pipelines.update import Shifted, updater
 from schemas.errors import ConflictError, NotFoundError
 from schemas.records import CheckResult, Plan, VersionRecord
 from store.comparison import View, compare
+from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home, provenance
 from store.lines import Lines
 from store.models import Models
 from store.states import States
-from store.versions import newest
+from store.versions import counts, newest
 
 
 @dataclass
@@ -101,7 +104,8 @@ class Refresh:
             Size.of(self.home.config.refresh, self.aggregator.spec, self.encoder.dim),
             aggregator=self.aggregator_hash,
             encoder=self.encoder.fingerprint,
-            text_encoder=self.encoder.config,
+            states_since=self._states().mark(),
+            texts_since=Embeddings(self.home, self.encoder.fingerprint, self.encoder.dim).mark(),
             parent=number,
             first=first,
             last=last,
@@ -113,20 +117,26 @@ class Refresh:
         """Encode what the cache does not hold.
 
         Raises:
-            ShardError: a shard kept failing; what the others finished stays.
+            ShardError: shards failed; names the first. What the others did is kept.
+            ConflictError: another refresh of this line finished first, or an erasure came.
         """
-        work = TextShards(self.log, self.encoder, plan.first_ingest, plan.last_ingest, self.meter)
-        return run_encode(work, plan.folder, plan.texts, self.engine, self.home.config.refresh.retries)
+        work = TextShards(self.log, self.encoder, plan.first_ingest, plan.last_ingest, plan.texts_since, self.meter)
+        with self._undisputed(plan):
+            return run_encode(work, plan.folder, plan.texts, self.engine, self.home.config.refresh.retries)
 
     def update(self, folder: str, plan: Plan) -> list[Shifted]:
         """Compute and stage every shard that no earlier run finished.
 
         Raises:
-            ShardError: a shard kept failing; what the others finished stays.
+            ShardError: shards failed; names the first and its first bad user. What the others did is kept.
+            ConflictError: another refresh of this line finished first, or an erasure came.
         """
         self.meter.start("update", sum(shard.events for shard in plan.shards), "events")
-        stage = Stage(self.home, folder, "update", Shifted, updater(self.home, plan, self.aggregator, self.meter))
-        manifests = stage.run(plan.shards, self.engine, self.home.config.refresh.retries)
+        work = updater(self.home, plan, self.aggregator, self.meter)
+        with self._undisputed(plan):
+            manifests = Stage(self.home, folder, "update", Shifted, work).run(
+                plan.shards, self.engine, self.home.config.refresh.retries, work.first_bad
+            )
         self.meter.finish("update")
         return manifests
 
@@ -134,10 +144,17 @@ class Refresh:
         """Append the states, check them and write the version's record.
 
         Raises:
-            ConflictError: another refresh of this line finished first; names its version.
+            ConflictError: another refresh of this line finished first, names its version; or an erasure came.
         """
         parent = self.parent
-        States(self.home, self.aggregator_hash, self.aggregator.spec).commit(plan.run, [f for s in shards for f in s.fragments])
+        self._first(parent)
+        if parent:
+            # What a check compares with is the parent as it is now, without whom was erased since.
+            users, events = counts(self.home, parent)
+            parent = parent.model_copy(update={"users": users, "events": events})
+        with self._undisputed(plan):
+            self._states().commit(plan.run, [f for s in shards for f in s.fragments])
+        self._unerased(plan)
         base = parent if plan.kind == "update" else None
         users = sum(s.users for s in shards) + (base.users if base else 0)
         runs = (*(base.runs if base else ()), plan.run)
@@ -165,13 +182,8 @@ class Refresh:
         seen = self.home.versions.last()
         while True:
             record = VersionRecord.model_validate({**fields, "number": seen + 1})
-            rival = newest(self.home, self.aggregator_hash)
-            if rival and rival.number != (parent.number if parent else None):
-                raise ConflictError(
-                    f"another refresh of this line made version {rival.number} meanwhile ({rival.created_by})",
-                    where=self.home.uri,
-                    mend="tapstate refresh",
-                )
+            self._first(parent)
+            self._unerased(plan)
             if self.home.versions.append(seen + 1, record):
                 self.home.objects.delete(folder)
                 return record
@@ -180,16 +192,46 @@ class Refresh:
     def _check(self, plan: Plan, runs: tuple[int, ...], users: int, shards: Sequence[Shifted]) -> tuple[CheckResult, ...]:
         """Figures of the states that are about to become a version, before its record says so."""
         spec, config, head = self.aggregator.spec, self.home.config, self.models.current_head(self.aggregator_hash)
-        states = States(self.home, self.aggregator_hash, spec)
+        states = self._states()
         after = View(states, spec, runs, users)
-        before = View(states, spec, self.parent.runs, self.parent.users) if self.parent else None
+        before = View(states, spec, self.parent.runs, counts(self.home, self.parent)[0]) if self.parent else None
         # A line's first version must cover production's users.
         covered = self.parent or self.lines.production()
         return check_version(
             config.checks,
             users,
-            covered.users if covered else 0,
+            counts(self.home, covered)[0] if covered else 0,
             shards,
             compare(before, after, seed=config.seed) if before else None,
             prefix_ratio(self.models.directory(head), after, config.seed) if head else None,
         )
+
+    def _states(self) -> States:
+        return States(self.home, self.aggregator_hash, self.aggregator.spec)
+
+    @contextmanager
+    def _undisputed(self, plan: Plan) -> Iterator[None]:
+        """Drop a plan whose rows are refused or that is gone, so that nobody takes it up again; and say who came first."""
+        try:
+            yield
+        except ConflictError:
+            self.home.objects.delete(plan.folder)
+            self._first(self.parent)
+            self._unerased(plan)
+            raise
+
+    def _unerased(self, plan: Plan) -> None:
+        """Refuse to go on if an erasure came since the plan was made: its rows may be gone, its counts are of before."""
+        if self.home.erasures.last() != plan.erasure:
+            self.home.objects.delete(plan.folder)
+            raise ConflictError("users were erased while this refresh ran", where=self.home.uri, mend="tapstate refresh")
+
+    def _first(self, parent: VersionRecord | None) -> None:
+        """Whether no other refresh of this line finished since ``parent``."""
+        rival = newest(self.home, self.aggregator_hash)
+        if rival and rival.number != (parent.number if parent else None):
+            raise ConflictError(
+                f"another refresh of this line made version {rival.number} meanwhile ({rival.created_by})",
+                where=self.home.uri,
+                mend="tapstate refresh",
+            )

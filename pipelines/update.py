@@ -13,8 +13,8 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from encoders.checkpoint import load_aggregator
 from encoders.personalizer import Aggregator, EventBatch
+from pipelines.described import open_aggregator
 from pipelines.meter import Meter, Silent
 from pipelines.stages import Manifest
 from schemas.events import DELETE
@@ -23,7 +23,6 @@ from schemas.states import STATE_KEYS, StateBatch
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home
-from store.models import Models
 from store.states import States
 
 COLUMNS = ("user_id", "user_key", "event_key", "ts", "value", "text_key", "target_key")
@@ -73,8 +72,52 @@ class Updater:
 
     def __call__(self, shard: Shard) -> Shifted:
         """Compute and stage the states of one shard."""
-        plan, low, high = self.plan, shard.low, shard.high
-        columns = (*COLUMNS, *(TEXTS if self.aggregator.needs_llm else ()))
+        table, parents, new_events = self._compute(shard.low, shard.high)
+        before = parents.column("event_count").to_numpy()
+        counts = table.column("event_count").to_numpy()
+        norms = state_norms(table, self.states.schema)
+        self.meter.advance("update", shard.events)
+        return Shifted(
+            fragments=self.states.stage(table, self.plan.states_since) if table.num_rows else [],
+            changed=table.num_rows,
+            users=int((counts > 0).sum()) - int((before > 0).sum()),
+            events=int(counts.sum()) - int(before.sum()),
+            new_events=new_events,
+            bad=int((~np.isfinite(norms)).sum()),
+            norm_median=float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0,
+            norm_max=float(norms[np.isfinite(norms)].max(initial=0.0)),
+            zero=int(((norms == 0) & (counts > 0)).sum()),
+        )
+
+    def first_bad(self, shard: Shard) -> str:
+        """The first user, by key, of a failed shard whose events alone fail too, found by halves; empty if none does."""
+        try:
+            columns = self.log.scan(
+                ["user_key"],
+                after=0 if self.plan.kind == "rebuild" else self.plan.first_ingest,
+                until=self.plan.last_ingest,
+                low=shard.low,
+                high=shard.high,
+            )
+            keys = pl.concat(columns)["user_key"].unique().sort().to_list()
+            while len(keys) > 1:
+                half = len(keys) // 2
+                keys = keys[half:] if self._computes(keys[0], keys[half - 1]) else keys[:half]
+            return "" if not keys or self._computes(keys[0], keys[0]) else f"user key {keys[0]}"
+        except Exception:
+            return ""
+
+    def _computes(self, low: int, high: int) -> bool:
+        try:
+            self._compute(low, high)
+        except Exception:
+            return False
+        return True
+
+    def _compute(self, low: int, high: int) -> tuple[pa.Table, pa.Table, int]:
+        """Rows of the touched users with keys in ``low … high``, those of the parent that they replace, and how many events are new."""
+        plan = self.plan
+        columns = self._columns
         changes_columns = (*columns, "event_id", "revision", "op")
         if plan.kind == "rebuild":
             events = self.log.current(columns, after=0, until=plan.last_ingest, low=low, high=high)
@@ -92,21 +135,18 @@ class Updater:
                 events = pl.concat([events, whole.join(again, on="user_id", how="semi")])
         users = touched.sort("user_key", "user_id")
         table = self._update(users, events, parents, again["user_id"])
-        before = parents.column("event_count").to_numpy()
-        counts = table.column("event_count").to_numpy()
-        norms = state_norms(table, self.states.schema)
-        self.meter.advance("update", shard.events)
-        return Shifted(
-            fragments=self.states.stage(table) if table.num_rows else [],
-            changed=table.num_rows,
-            users=int((counts > 0).sum()) - int((before > 0).sum()),
-            events=int(counts.sum()) - int(before.sum()),
-            new_events=new_events,
-            bad=int((~np.isfinite(norms)).sum()),
-            norm_median=float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0,
-            norm_max=float(norms[np.isfinite(norms)].max(initial=0.0)),
-            zero=int(((norms == 0) & (counts > 0)).sum()),
-        )
+        return table, parents, new_events
+
+    def rebuilt(self, users: pl.DataFrame, without: pl.Series) -> pa.Table:
+        """Rows of ``users`` (``user_id, user_key``) from all their events up to the plan's last ingest, but the event keys ``without``."""
+        users = users.sort("user_key", "user_id")
+        events = self.log.current(self._columns, after=0, until=self.plan.last_ingest, users=users["user_key"])
+        return self._update(users, events.filter(~pl.col("event_key").is_in(without.implode())), self._none(), users["user_id"])
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """What an aggregator needs of an event; the texts themselves only where it takes gradient steps."""
+        return (*COLUMNS, *(TEXTS if self.aggregator.needs_llm else ()))
 
     def _none(self) -> pa.Table:
         return self.states.schema.empty_table()
@@ -169,21 +209,6 @@ def _opened(uri: str, folder: str, run: int) -> Updater:
     home = Home(uri)
     plan = Plan.model_validate_json(home.objects.get(f"{folder}/plan.json") or b"")
     return updater(home, plan, open_aggregator(home, plan.aggregator, plan.encoder))
-
-
-def open_aggregator(home: Home, name: str, encoder: str) -> Aggregator:
-    """An aggregator of the home, with the LLM it runs if it needs one.
-
-    Raises:
-        CompatibilityError: it was made with another text encoder than ``encoder``.
-    """
-    aggregator = load_aggregator(Models(home).directory(name), encoder)
-    if aggregator.needs_llm:
-        # Here, not above: most workers need neither transformers nor an LLM, and both take seconds to import.
-        from pipelines.described import described_llm
-
-        aggregator.attach(described_llm(home, aggregator.described))
-    return aggregator
 
 
 def updater(home: Home, plan: Plan, aggregator: Aggregator, meter: Meter | None = None) -> Updater:

@@ -122,6 +122,17 @@ class BundleConfig(Section):
     """Serving bundles."""
 
     valid_days: int = Field(30, ge=1, description="days after which a bundle's answers count as expired")
+    states: Literal["float16", "int8"] = Field("float16", description="precision of states; int8 has a scale for each row of a column")
+    layers: int = Field(1, ge=1, le=32, description="bundles that may lie stacked: 1: each is full; more: deltas in between")
+
+
+class MaintainConfig(Section):
+    """What ``tapstate maintain`` keeps."""
+
+    keep_versions: int = Field(30, ge=1, description="newest versions of every line that are never retired")
+    keep_days: float = Field(30, ge=0, description="days during which no version is retired")
+    keep_bundles: int = Field(3, ge=1, description="newest bundles on the shelf; the current one and those of aliases stay too")
+    grace_minutes: float = Field(60, ge=0, description="how long a reader may go on reading files that were replaced")
 
 
 class ScheduleConfig(Section):
@@ -149,6 +160,7 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     checks: CheckConfig = CheckConfig()
     bundle: BundleConfig = BundleConfig()
+    maintain: MaintainConfig = MaintainConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
 

@@ -64,6 +64,10 @@ class CorruptError(TapstateError):
     """Stored bytes that are not what their record or manifest says."""
 
 
+class ShardError(TapstateError):
+    """Shards of a night that could not be computed; names the first one and its first bad user. The others' work is kept."""
+
+
 class ParityError(TapstateError):
     """An exported graph that does not compute what its torch module computes."""
 
@@ -80,7 +84,3 @@ class CheckError(TapstateError):
 
 class EngineError(TapstateError):
     """An engine that gave up: a runner that cannot be reached, or lost its workers."""
-
-
-class ShardError(TapstateError):
-    """A shard that kept failing; names it and its first bad row. What other shards finished stays."""

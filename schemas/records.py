@@ -114,6 +114,98 @@ class LineRecord(NumberedRecord):
     reason: str
 
 
+class ErasureRecord(NumberedRecord):
+    """``erasures/<n>.json``: from now on users or events are kept out, or (``lift``) let in again.
+
+    Attributes:
+        users: keyed tags of users (``store.pseudonyms``); ids cannot be read from them.
+        events: keyed tags of single events.
+        bundle_tags: the users as bundles tell them to be erased (``store.bundle.BundleShelf.tags``).
+        shrunk: by version number, how many users and events fewer the version has than its record says.
+    """
+
+    kind: Literal["erase", "lift"]
+    users: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    bundle_tags: tuple[str, ...] = ()
+    shrunk: dict[int, tuple[int, int]] = {}
+    reason: str
+
+
+class Found(BaseModel):
+    """What of some users one place holds; counts alone.
+
+    Attributes:
+        what: the table, bundle or file.
+        rows: rows, or occurrences in a file.
+        detail: what will be done, or was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    where: str
+    rows: int
+    action: str
+
+
+class ProofRecord(BaseModel):
+    """How the home was searched after an erasure.
+
+    Attributes:
+        files, decoded, bytes: files searched, those of them decoded too, bytes read raw.
+        needles: ids, keys, texts and vectors searched for.
+        hits: places where one was found; an erasure with any is not done.
+        mentions: texts of other users in which the id occurs; theirs, so they stay.
+        models: model files that hold a text of theirs, as a tokenizer's vocabulary can; a checkpoint cannot be made to forget.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: int
+    decoded: int
+    bytes: int
+    needles: int
+    hits: tuple[str, ...]
+    mentions: int
+    models: tuple[str, ...] = ()
+
+
+class ReceiptRecord(NumberedRecord):
+    """``receipts/<n>.json``: erasure n is done; what was removed, how that was proven, and what cannot be undone.
+
+    Attributes:
+        users, events: pseudonyms.
+        removed: what each place held and holds no more.
+        finishes: earlier erasures that were cut off and are done with this one.
+        cannot_undo: checkpoints trained on the events, bundles that may have been pulled.
+    """
+
+    users: tuple[str, ...]
+    events: tuple[str, ...]
+    removed: tuple[Found, ...]
+    finishes: tuple[int, ...]
+    proof: ProofRecord
+    cannot_undo: tuple[str, ...]
+    seconds: float
+
+
+class RetiredRecord(NumberedRecord):
+    """``retired/<n>.json``: version n is not to be read again; its superseded rows may be folded away."""
+
+    reason: str
+
+
+class LeaseRecord(NumberedRecord):
+    """``leases/<name>/<n>.json``: who works on what, until when. A renewal and a takeover are the next number."""
+
+    token: str
+    work: str
+    place: str = Field(description="machine, boot and process-id namespace: where ``pid`` means something")
+    pid: int
+    started: str = Field(description="when that process started, in its system's own words; process ids are used again")
+    expires_at: datetime
+
+
 class Shard(BaseModel):
     """A range of keys, ``low <= key <= high``, and the events (or texts) it should hold: one unit of work."""
 
@@ -130,7 +222,10 @@ class Plan(BaseModel):
 
     Attributes:
         run: tag of the states it writes.
-        encoder: the text encoder's fingerprint; ``text_encoder`` is what a worker loads it from.
+        erasure: the last one when it was made. Rows staged before an erasure may be of the erased: a plan is of one state of the
+            denylist, and never taken up under another.
+        encoder: the text encoder's fingerprint.
+        states_since, texts_since: marks of the tables of states and vectors, taken before anything was read (``Tables.mark``).
         shards: of users, by user key.
         texts: of texts and targets, by text key.
     """
@@ -139,16 +234,19 @@ class Plan(BaseModel):
 
     run: int
     kind: Literal["update", "rebuild"]
+    erasure: int = 0
     aggregator: str
     parent: int | None
     first_ingest: int
     last_ingest: int
     encoder: str
-    text_encoder: EncoderConfig
+    states_since: int = 0
+    texts_since: int = 0
     shards: tuple[Shard, ...]
     texts: tuple[Shard, ...]
 
     @property
     def folder(self) -> str:
         """Where the plan and its shards' manifests are; two refreshes that would do the same meet there."""
-        return f"plans/{self.aggregator[:16]}-{self.parent or 0}-{self.first_ingest}-{self.last_ingest}-{self.kind}"
+        span = f"{self.parent or 0}-{self.first_ingest}-{self.last_ingest}"
+        return f"plans/{self.aggregator[:16]}-{span}-{self.kind}-{self.erasure}"

@@ -34,6 +34,7 @@ class Column:
         bundle_dtype: the type in a bundle, where bytes count.
         head: whether the fusion head reads it (one declared input per such column).
         empty: value of a user column for a user without events.
+        scale: name of the float32 column that multiplies this int8 one, one number for each row of its last axis; only in bundles.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Column:
     bundle_dtype: DType | None = None
     head: bool = True
     empty: float = 0
+    scale: str = ""
 
     @property
     def width(self) -> int:
@@ -52,9 +54,9 @@ class Column:
             width *= size
         return width
 
-    def arrow(self, dtype: str | None = None) -> pa.DataType:
+    def arrow(self) -> pa.DataType:
         """Arrow type: a scalar, ``fixed_size_list`` (user column) or ``list`` (item column, flattened)."""
-        value = _ARROW[dtype or self.dtype]
+        value = _ARROW[self.dtype]
         if self.per == "item":
             return pa.list_(value)
         return pa.list_(value, self.width) if self.shape else value
@@ -67,10 +69,13 @@ class StateSpec:
     columns: tuple[Column, ...]
     capacity: int
 
-    def schema(self, *, bundle: bool = False) -> pa.Schema:
-        """Arrow schema of the columns, as stored or as bundled."""
-        columns = [c for c in self.columns if c.head or not bundle]
-        return pa.schema([pa.field(c.name, c.arrow(c.bundle_dtype if bundle else None), nullable=False) for c in columns])
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the columns, as stored."""
+        return pa.schema([pa.field(c.name, c.arrow(), nullable=False) for c in self.columns])
+
+    def record(self, per: Literal["user", "item"]) -> np.dtype[Any]:
+        """Layout of one user's, or one item's, record in a bundle: the columns in order, little-endian, no padding."""
+        return np.dtype([(c.name, np.dtype(c.dtype).newbyteorder("<"), c.shape) for c in self.columns if c.per == per])
 
     @property
     def vector_columns(self) -> list[str]:
@@ -88,6 +93,9 @@ class StateSpec:
     def to_json(self) -> dict[str, Any]:
         """The spec as plain data; an infinite ``empty`` is written as text, since JSON has none."""
         columns = [{**asdict(c), "empty": str(c.empty)} for c in self.columns]
+        for column in columns:
+            if not column["scale"]:  # the store's columns have none, and their spec is part of the aggregator's hash
+                del column["scale"]
         return {"capacity": self.capacity, "columns": columns}
 
     @classmethod
@@ -135,13 +143,11 @@ class StateBatch:
         return len(self.offsets) - 1
 
     @classmethod
-    def from_arrow(cls, table: pa.Table | pa.RecordBatch, spec: StateSpec, *, bundle: bool = False) -> "StateBatch":
+    def from_arrow(cls, table: pa.Table | pa.RecordBatch, spec: StateSpec) -> "StateBatch":
         """Arrays of a table that has the spec's columns; copies nothing that is contiguous already."""
         columns: dict[str, npt.NDArray[Any]] = {}
         offsets = np.zeros(table.num_rows + 1, np.int64)
         for column in spec.columns:
-            if bundle and not column.head:
-                continue
             array = table.column(column.name)
             if isinstance(array, pa.ChunkedArray):
                 array = array.combine_chunks()
@@ -155,21 +161,18 @@ class StateBatch:
                 columns[column.name] = flat.reshape(table.num_rows, *column.shape)
         return cls(columns, offsets)
 
-    def to_arrow(self, spec: StateSpec, *, bundle: bool = False) -> pa.Table:
-        """Table of the spec's columns, in the store's or the bundle's types."""
-        schema = spec.schema(bundle=bundle)
+    def to_arrow(self, spec: StateSpec) -> pa.Table:
+        """Table of the spec's columns, in the store's types."""
         arrays = []
-        for field in schema:
-            column = next(c for c in spec.columns if c.name == field.name)
-            dtype = (column.bundle_dtype if bundle else None) or column.dtype
-            flat = pa.array(np.ascontiguousarray(self.columns[field.name]).astype(dtype, copy=False).reshape(-1))
+        for column in spec.columns:
+            flat = pa.array(np.ascontiguousarray(self.columns[column.name]).astype(column.dtype, copy=False).reshape(-1))
             if column.per == "item":
                 arrays.append(pa.ListArray.from_arrays(pa.array(self.offsets * column.width, pa.int32()), flat))
             elif column.shape:
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width))
             else:
                 arrays.append(flat)
-        return pa.Table.from_arrays(arrays, schema=schema)
+        return pa.Table.from_arrays(arrays, schema=spec.schema())
 
     def take(self, rows: npt.NDArray[np.int64], spec: StateSpec) -> "StateBatch":
         """States of the users at ``rows``, in that order; -1 gives the empty state of an unknown user."""
@@ -195,7 +198,8 @@ class StateBatch:
     def head_inputs(self, spec: StateSpec) -> dict[str, npt.NDArray[Any]]:
         """One array per column the head reads: ``[n, *shape]``, item columns padded at the end to ``[n, items, *shape]``.
 
-        Floats become float32; padding is zero; at least one item slot is there, so that no dimension is empty.
+        Floats become float32, scaled integers are multiplied by their scale; padding is zero; at least one item slot is there, so
+        that no dimension is empty.
         """
         lengths = np.diff(self.offsets)
         longest = max(1, int(lengths.max(initial=0)))
@@ -205,7 +209,9 @@ class StateBatch:
             if not column.head:
                 continue
             array = self.columns[column.name]
-            if array.dtype.kind == "f":
+            if column.scale:
+                array = array * self.columns[column.scale][..., None]
+            elif array.dtype.kind == "f":
                 array = array.astype(np.float32, copy=False)
             if column.per == "item":
                 padded = np.zeros((len(self), longest, *column.shape), array.dtype)

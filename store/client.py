@@ -1,28 +1,27 @@
 """Reading a bundle: users and queries to prefixes, with onnxruntime, pyarrow, numpy and tokenizers alone."""
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import pyarrow as pa
-from tokenizers import Tokenizer
 
-from schemas.errors import CorruptError, InputError, NotFoundError
-from schemas.keys import content_hash, user_hash
-from schemas.states import StateBatch, StateSpec
+from schemas.errors import CompatibilityError, InputError
+from schemas.states import StateBatch
+from store import lookup
+from store.graphs import Graphs
+from store.layer import Layer
+from store.lookup import Codes, Lookup
+from store.manifest import SMALL, File, chain, named
+from store.pull import pull
 
-FORMATS = (1,)
-KNOWN, UNKNOWN, EXPIRED = "known", "unknown", "expired"
-#: Files checked when a bundle is opened; the others when ``verify`` is called.
-CHECKED_AT_OPEN = ("golden.json", "tokenizer.json", "head.onnx", "static_head.onnx")
+KNOWN, UNKNOWN, ERASED, EXPIRED = "known", "unknown", "erased", "expired"
+_STATUS = {lookup.KNOWN: KNOWN, lookup.UNKNOWN: UNKNOWN, lookup.ERASED: ERASED}
+CPU = ("CPUExecutionProvider",)
 
 
 @dataclass(frozen=True)
@@ -31,43 +30,79 @@ class Answer:
 
     Attributes:
         prefix: float32 ``[n, L, d_llm]``.
-        status: n of ``known``, ``unknown`` (the default prefix) and ``expired`` (the query came after ``valid_until``; the prefix is
-            still the user's, as old as the bundle).
+        status: n of ``known``, ``unknown`` and ``erased`` (both get the default prefix), and ``expired`` (the query came after
+            ``valid_until``; the prefix is still the user's, as old as the bundle).
+        bundle_id: the one bundle that all of it comes from.
     """
 
     prefix: npt.NDArray[np.float32]
     status: list[str]
+    bundle_id: str
 
 
 class Bundle:
-    """An opened bundle; its states are memory-mapped.
+    """An opened bundle; its states are memory-mapped, so processes share their pages. Any number of threads may ask at once.
 
     Args:
         directory: a bundle, or a directory whose ``CURRENT`` names one.
-        providers: onnxruntime execution providers, CPU by default.
+        providers: onnxruntime execution providers, best first.
+        threads: threads of one ONNX run; 0: one a core.
+        llm: name or fingerprint of the LLM that prefixes are for.
+        known: an open bundle; layers and graphs that both have are not read and checked again.
     """
 
-    def __init__(self, directory: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
-        path = Path(directory)
-        if (path / "CURRENT").is_file():
-            path = path / (path / "CURRENT").read_text().strip()
-        self.path, self.providers = path, list(providers)
-        self.manifest = self._manifest()
-        for name in CHECKED_AT_OPEN:
-            self._check(name)
-        self.spec = StateSpec.from_json(self.manifest["states"]["spec"])
-        self._parts = [_Part(path / file["name"], self.spec) for file in self.manifest["states"]["files"]]
-        self._lows = np.array([file["low"] for file in self.manifest["states"]["files"]], np.int64)
+    def __init__(
+        self,
+        directory: str | Path,
+        providers: Sequence[str] = CPU,
+        *,
+        threads: int = 0,
+        llm: str | None = None,
+        known: "Bundle | None" = None,
+    ) -> None:
+        self.path = named(Path(directory))
+        manifests = list(chain(self.path))
+        self.manifest, self.spec, self.bundle_id = manifests[0].data, manifests[0].spec, manifests[0].bundle_id
+        if llm is not None and llm not in (self.manifest["llm"]["model"], self.manifest["llm"]["fingerprint"]):
+            made_for = f"{self.manifest['llm']['model']} ({self.manifest['llm']['fingerprint'][:12]})"
+            raise CompatibilityError(f"a bundle for {made_for}, not for {llm}", where=str(self.path), mend="tapstate train --llm …")
+        shared = {layer.manifest.bundle_id: layer for layer in known.layers} if known else {}
+        self.layers: list[Layer] = []
+        for manifest in manifests:
+            if manifest.bundle_id not in shared:
+                manifest.inventory()
+                for name in (name for name in SMALL if name in manifest.files):
+                    manifest.check(name)
+            self.layers.append(shared.get(manifest.bundle_id) or Layer(manifest))
+        self._lookup = Lookup(self.layers, self.spec)
+        self._graphs: Graphs = Graphs(manifests, self._lookup, providers, threads, known._graphs if known else None)
 
     @classmethod
-    def open(cls, directory: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> "Bundle":
-        """Open and check the manifest and the small files.
+    def open(
+        cls,
+        uri: str | Path,
+        providers: Sequence[str] = CPU,
+        *,
+        threads: int = 0,
+        llm: str | None = None,
+        cache: str | Path | None = None,
+    ) -> "Bundle":
+        """Open a bundle and check its manifest and its small files; blocks of the others are checked when first touched.
+
+        Args:
+            uri: a directory, or an object-store URI, from which it is first pulled into the directory ``cache``.
 
         Raises:
             NotFoundError: no bundle there.
             CorruptError: a file that is not what the manifest says, or a format this client does not know.
+            CompatibilityError: made for another LLM than ``llm``.
+            ConfigError: an execution provider that onnxruntime does not have.
         """
-        return cls(directory, providers)
+        if "://" in str(uri):
+            if cache is None:
+                raise InputError("bundles are read from a local directory", where=str(uri), mend="Bundle.open(uri, cache=DIRECTORY)")
+            uri = pull(str(uri), Path(cache)).path
+        return cls(uri, providers, threads=threads, llm=llm)
 
     def __len__(self) -> int:
         return int(self.manifest["users"])
@@ -85,27 +120,29 @@ class Bundle:
         """Width of a prefix vector, the LLM's hidden size."""
         return int(self.manifest["prefix"]["dim"])
 
+    @property
+    def query_dim(self) -> int:
+        """Width of a query embedding."""
+        return int(self.manifest["query_encoder"]["dim"])
+
     def states(self, user_ids: Sequence[str]) -> tuple[StateBatch, npt.NDArray[np.bool_]]:
-        """States of the users, and which of them are known; an unknown user's is empty."""
-        hashes = np.array([user_hash(user) for user in user_ids], np.int64).reshape(-1, 2)
-        part_of = np.searchsorted(self._lows, hashes[:, 0], side="right") - 1
-        known = np.zeros(len(hashes), bool)
-        if not len(hashes):
-            return StateBatch.empty(0, self.spec), known
-        pieces, places = [], []
-        for part in np.unique(part_of):
-            place = np.flatnonzero(part_of == part)
-            rows = self._parts[part].find(hashes[place])
-            known[place] = rows >= 0
-            pieces.append(self._parts[part].states.take(rows, self.spec))
-            places.append(place)
-        if len(pieces) == 1:
-            return pieces[0], known
-        together = StateBatch(
-            {name: np.concatenate([p.columns[name] for p in pieces]) for name in pieces[0].columns},
-            np.concatenate([[0], np.cumsum(np.concatenate([np.diff(p.offsets) for p in pieces]))]).astype(np.int64),
-        )
-        return together.take(np.argsort(np.concatenate(places)), self.spec), known
+        """States of the users, read-only, and which of them are known; one who is not has the empty state.
+
+        Raises:
+            InputError: a user id that is no text.
+            CorruptError: bytes read for the first time that are not what the manifest says.
+        """
+        states, codes = self._lookup(user_ids)
+        return states, codes == lookup.KNOWN
+
+    def states_of(self, keys: npt.NDArray[np.int64], checks: npt.NDArray[np.int64]) -> tuple[StateBatch, npt.NDArray[np.bool_]]:
+        """As ``states``, by key and check of the users, int64 ``[n]`` each, for who does not hold their ids."""
+        states, codes = self._lookup.by_key(keys, checks)
+        return states, codes == lookup.KNOWN
+
+    def model_file(self, name: str) -> File:
+        """Size and hashes of a graph or the tokenizer, wherever in the chain it lies."""
+        return next(layer.manifest.files[name] for layer in self.layers if name in layer.manifest.files)
 
     def prefix(
         self,
@@ -113,160 +150,76 @@ class Bundle:
         queries: Sequence[str] | None = None,
         *,
         query_embeddings: npt.NDArray[np.float32] | None = None,
-        now: float | None = None,
+        now: float | npt.NDArray[Any] | None = None,
     ) -> Answer:
-        """Fused prefixes: one query for each user, as text or as embedding ``[n, dim]`` from ``embed``.
+        """Fused prefixes: one query for each user, as text or as embedding ``[n, query_dim]`` from ``embed``.
 
         Args:
-            now: time of the queries, seconds since 1970; the present by default.
+            now: time of the queries, seconds since 1970, one for all or one each; the present by default.
 
         Raises:
-            InputError: not one query a user.
+            InputError: not one query a user, or embeddings of another width.
         """
         if (queries is None) == (query_embeddings is None):
             raise InputError("give queries or query_embeddings, one of the two", mend="Bundle.prefix(users, queries)")
         embeddings = self.embed(queries) if queries is not None else np.asarray(query_embeddings, np.float32)
         if len(embeddings) != len(user_ids):
             raise InputError(f"{len(user_ids)} users, {len(embeddings)} queries", mend="give one query for each user")
-        moment = int(time.time() if now is None else now)
-        return self._answer(self._head, user_ids, {"query": embeddings}, moment, moment)
+        if embeddings.shape[1:] != (self.query_dim,):
+            raise InputError(f"query embeddings of shape {list(embeddings.shape)}", mend=f"give [n, {self.query_dim}], as embed does")
+        asked = self._times(now, len(user_ids))
+        return self._answer(self._graphs.head, user_ids, {"query": embeddings}, asked, asked)
 
-    def static_prefix(self, user_ids: Sequence[str], now: float | None = None) -> Answer:
+    def static_prefix(self, user_ids: Sequence[str], now: float | npt.NDArray[Any] | None = None) -> Answer:
         """Prefixes that do not depend on query or time: bit-identical in every request, so an LLM server can cache their KV."""
-        return self._answer(self._static_head, user_ids, {}, int(self.manifest["as_of"]), int(time.time() if now is None else now))
+        as_of = self._times(self.manifest["as_of"], len(user_ids))
+        return self._answer(self._graphs.static_head, user_ids, {}, as_of, self._times(now, len(user_ids)))
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Query embeddings, float32 ``[n, dim]``."""
-        encoded = self._tokenizer.encode_batch(list(texts))
-        feeds = {
-            "input_ids": np.array([e.ids for e in encoded], np.int64).reshape(len(encoded), -1),
-            "attention_mask": np.array([e.attention_mask for e in encoded], np.int64).reshape(len(encoded), -1),
-        }
-        out: npt.NDArray[np.float32] = self._query_encoder.run(["query"], feeds)[0]
-        return out
+        """Query embeddings, float32 ``[n, query_dim]``."""
+        return self._graphs.embed(texts)
 
-    def verify(self) -> None:
-        """Check every block of every file, and the golden answers.
+    def warm(self, *, blocks: bool = True) -> None:
+        """Load the graphs and check every block of the states, so that no later answer pays for it.
+
+        Args:
+            blocks: also the states; gigabytes take seconds.
 
         Raises:
-            CorruptError: names the file, or the golden case that comes out otherwise.
+            CorruptError: as ``verify``.
         """
-        for name in self.manifest["files"]:
-            self._check(name)
-        for case in json.loads((self.path / "golden.json").read_text())["cases"]:
-            answer = self._golden(case)
-            wanted = np.array(case["prefix"], np.float32)
-            gap = np.abs(answer - wanted).max() / max(1e-12, float(np.sqrt(np.mean(wanted**2))))
-            if not gap <= 1e-3:
-                raise CorruptError(
-                    f"the golden answer for row {case['row']} of states file {case['file']} is off by {gap:.1e}",
-                    where=str(self.path),
-                    mend="tapstate bundle",
-                )
+        self._graphs.head, self._graphs.static_head, self._graphs.query_encoder  # noqa: B018
+        for layer in self.layers if blocks else ():
+            layer.open_all()
 
-    def _golden(self, case: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-        rows = np.array([case["row"]], np.int64)
-        state = self._parts[case["file"]].states.take(rows, self.spec).head_inputs(self.spec)
-        feeds = {**state, "now": np.array([case["now"]], np.int64)}
-        if case["query"] is None:
-            return self._static_head.run(["prefix"], feeds)[0][0]
-        return self._head.run(["prefix"], {**feeds, "query": self.embed([case["query"]])})[0][0]
+    def verify(self) -> None:
+        """Check every block of every file, of the bases too, and the golden answers.
+
+        Raises:
+            CorruptError: names the file, or what came out otherwise.
+        """
+        for layer in self.layers:
+            for name in layer.manifest.files:
+                layer.manifest.check(name)
+        self.warm()
 
     def _answer(
-        self, head: onnxruntime.InferenceSession, user_ids: Sequence[str], feeds: Mapping[str, Any], now: int, asked: int
+        self,
+        head: onnxruntime.InferenceSession,
+        user_ids: Sequence[str],
+        feeds: Mapping[str, Any],
+        now: npt.NDArray[np.int64],
+        asked: npt.NDArray[np.int64],
     ) -> Answer:
-        state, known = self.states(user_ids)
-        inputs = {**feeds, **state.head_inputs(self.spec), "now": np.full(len(user_ids), now, np.int64)}
+        states, codes = self._lookup(user_ids)
+        inputs = {**feeds, **states.head_inputs(self.spec), "now": now}
+        return Answer(head.run(["prefix"], inputs)[0], self._told(codes, asked), self.bundle_id)
+
+    def _told(self, codes: Codes, asked: npt.NDArray[np.int64]) -> list[str]:
         late = asked > int(self.manifest["valid_until"])
-        status = [(EXPIRED if late else KNOWN) if there else UNKNOWN for there in known]
-        return Answer(head.run(["prefix"], inputs)[0], status)
+        return [EXPIRED if old and code == lookup.KNOWN else _STATUS[code] for code, old in zip(codes.tolist(), late.tolist(), strict=True)]
 
-    @cached_property
-    def _head(self) -> onnxruntime.InferenceSession:
-        return self._session("head.onnx")
-
-    @cached_property
-    def _static_head(self) -> onnxruntime.InferenceSession:
-        return self._session("static_head.onnx")
-
-    @cached_property
-    def _query_encoder(self) -> onnxruntime.InferenceSession:
-        self._check("query_encoder.onnx")
-        return self._session("query_encoder.onnx")
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_file(str(self.path / "tokenizer.json"))
-
-    def _session(self, name: str) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(str(self.path / name), providers=self.providers)
-
-    def _manifest(self) -> dict[str, Any]:
-        path = self.path / "manifest.json"
-        try:
-            manifest: Any = json.loads(path.read_text())
-        except OSError as error:
-            raise NotFoundError("no bundle there", where=str(self.path), mend="tapstate bundle") from error
-        except ValueError as error:
-            raise CorruptError(f"manifest.json is not JSON: {error}", where=str(self.path), mend="tapstate bundle") from error
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        if found not in FORMATS:
-            raise CorruptError(f"bundle of format {found}, this client reads {FORMATS}", where=str(path), mend="update the client")
-        if manifest.get("bundle_id") != content_hash({k: v for k, v in manifest.items() if k not in ("created_at", "bundle_id")}):
-            raise CorruptError("manifest.json is not what its bundle_id says", where=str(path), mend="tapstate bundle")
-        checked: dict[str, Any] = manifest
-        return checked
-
-    def _check(self, name: str) -> None:
-        """Compare a file with the manifest's size and block hashes."""
-        wanted, path = self.manifest["files"][name], self.path / name
-        found, size = [], 0
-        if path.is_file():
-            with path.open("rb") as stream:
-                while block := stream.read(self.manifest["block_bytes"]):
-                    found.append(hashlib.sha256(block).hexdigest())
-                    size += len(block)
-        if found != wanted["sha256"] or size != wanted["bytes"]:
-            raise CorruptError(
-                "a file is not what the manifest says", where=str(path), mend="pull or make the bundle again: tapstate bundle"
-            )
-
-
-class _Part:
-    """One states file, memory-mapped."""
-
-    def __init__(self, path: Path, spec: StateSpec) -> None:
-        self.path, self.spec = path, spec
-
-    @cached_property
-    def _batch(self) -> pa.RecordBatch:
-        try:
-            return pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch(0)
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptError(f"unreadable states: {error}", where=str(self.path), mend="tapstate bundle") from error
-
-    @cached_property
-    def states(self) -> StateBatch:
-        """The file's states, on the mapped pages."""
-        return StateBatch.from_arrow(self._batch, self.spec, bundle=True)
-
-    @cached_property
-    def _keys(self) -> npt.NDArray[np.int64]:
-        keys: npt.NDArray[np.int64] = self._batch.column("key").to_numpy()
-        return keys
-
-    @cached_property
-    def _checks(self) -> npt.NDArray[np.int64]:
-        checks: npt.NDArray[np.int64] = self._batch.column("check").to_numpy()
-        return checks
-
-    def find(self, hashes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Rows of (key, check) pairs ``[n, 2]``; -1 where there is none."""
-        rows = np.full(len(hashes), -1, np.int64)
-        first = np.searchsorted(self._keys, hashes[:, 0])
-        for step in range(2):  # two users of one key lie side by side
-            at = np.minimum(first + step, len(self._keys) - 1)
-            if len(self._keys):
-                hit = (self._keys[at] == hashes[:, 0]) & (self._checks[at] == hashes[:, 1])
-                rows[hit] = at[hit]
-        return rows
+    @staticmethod
+    def _times(now: float | npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.int64]:
+        times = np.asarray(time.time() if now is None else now).astype(np.int64)
+        return np.ascontiguousarray(np.broadcast_to(times, (count,)))

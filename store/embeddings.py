@@ -33,19 +33,30 @@ class Embeddings:
         found = self.home.tables.find(self.name, self.schema, ["key"], {"key": keys})
         return np.isin(keys, found.column("key").to_numpy())
 
-    def append(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16]) -> None:
-        """Keep float16 vectors ``[n, dim]`` under int64 keys ``[n]``."""
-        self.commit(self.stage(keys, vectors))
+    def mark(self) -> int:
+        """To be taken before the texts are read: see ``Tables.mark``."""
+        return self.home.tables.mark(self.name, self.schema)
 
-    def stage(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16]) -> list[str]:
+    def append(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16], since: int) -> None:
+        """Keep float16 vectors ``[n, dim]`` under int64 keys ``[n]``.
+
+        Raises:
+            ConflictError: an erasure came since the mark.
+        """
+        self.commit(self.stage(keys, vectors, since))
+
+    def stage(self, keys: npt.NDArray[np.int64], vectors: npt.NDArray[np.float16], since: int) -> list[str]:
         """Write vectors aside; ``commit`` makes them part of the cache."""
         flat = pa.array(vectors.reshape(-1))
         rows = pa.Table.from_arrays([pa.array(keys), pa.FixedSizeListArray.from_arrays(flat, self.dim)], schema=self.schema)
-        return self.home.tables.stage(self.name, rows)
+        return self.home.tables.stage(self.name, rows, since)
 
     def commit(self, fragments: Sequence[str]) -> None:
-        """Make staged vectors part of the cache, all at once."""
-        self.home.tables.ensure(self.name, self.schema)
+        """Make staged vectors part of the cache, all at once; those that are already stay as they are.
+
+        Raises:
+            ConflictError: an erasure came since a vector's mark.
+        """
         self.home.tables.commit(self.name, fragments)
 
     def read(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:

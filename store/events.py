@@ -23,13 +23,21 @@ class EventLog:
     def __init__(self, home: Home) -> None:
         self.home = home
 
-    def append(self, batches: Iterator[pa.RecordBatch]) -> None:
-        """Append rows of ``schemas.events.EVENTS``; they count once a record names their ``ingest`` tag."""
-        self.home.tables.append(EVENTS_TABLE, EVENTS, batches)
+    def mark(self) -> tuple[int, int]:
+        """Marks of events and rejects, to be taken before the denylist is read: see ``Tables.mark``."""
+        return self.home.tables.mark(EVENTS_TABLE, EVENTS), self.home.tables.mark(REJECTS_TABLE, REJECTS)
 
-    def append_rejects(self, batches: Iterator[pa.RecordBatch]) -> None:
-        """Append rows of ``schemas.events.REJECTS``."""
-        self.home.tables.append(REJECTS_TABLE, REJECTS, batches)
+    def append(self, batches: Iterator[pa.RecordBatch], since: int) -> None:
+        """Append rows of ``schemas.events.EVENTS``; they count once a record names their ``ingest`` tag.
+
+        Raises:
+            ConflictError: an erasure came since the mark.
+        """
+        self.home.tables.append(EVENTS_TABLE, EVENTS, batches, since)
+
+    def append_rejects(self, batches: Iterator[pa.RecordBatch], since: int) -> None:
+        """Append rows of ``schemas.events.REJECTS``, as ``append`` does."""
+        self.home.tables.append(REJECTS_TABLE, REJECTS, batches, since)
 
     def runs(self, after: int, until: int) -> list[int]:
         """Tags of the rows of ingests ``after + 1 … until``."""

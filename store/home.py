@@ -12,7 +12,17 @@ from pathlib import Path
 
 from schemas.config import Config, parse, render
 from schemas.errors import HomeError
-from schemas.records import FORMAT, AliasRecord, HomeRecord, IngestRecord, LineRecord, VersionRecord
+from schemas.records import (
+    FORMAT,
+    AliasRecord,
+    ErasureRecord,
+    HomeRecord,
+    IngestRecord,
+    LineRecord,
+    ReceiptRecord,
+    RetiredRecord,
+    VersionRecord,
+)
 from store.objects import Objects
 from store.records import Ledger, read_record
 from store.tables import Tables
@@ -37,9 +47,17 @@ def provenance() -> dict[str, object]:
     return {"created_at": datetime.now(UTC), "created_by": f"{user}@{socket.gethostname()}", "code": code_version()}
 
 
-def new_run() -> int:
-    """A random tag for the rows of one attempt to write, int64 and positive."""
-    return secrets.randbits(62)
+#: Random bits of a tag; the others say which number of a ledger the attempt is for.
+RUN_BITS = 38
+
+
+def new_run(number: int = 0) -> int:
+    """A random tag for the rows of one attempt to write, int64 and positive.
+
+    An attempt that is for record ``number`` of a ledger says so in its tag: once another attempt holds that number, this one's
+    rows can never count, and whoever meets them may delete them.
+    """
+    return (number << RUN_BITS | secrets.randbits(RUN_BITS)) & (1 << 62) - 1
 
 
 class Home:
@@ -49,7 +67,7 @@ class Home:
         uri: where it is.
         objects: its small objects.
         tables: its Lance tables.
-        ingests, versions, lines: its ledgers.
+        ingests, versions, lines, retired, erasures, receipts: its ledgers.
     """
 
     def __init__(self, uri: str) -> None:
@@ -73,10 +91,14 @@ class Home:
                 where=self.uri,
                 mend=f"pip install --upgrade 'tapstate>={self.record.code}'",
             )
-        self.tables = Tables(self.uri)
+        self.tables = Tables(self.objects)
         self.ingests = Ledger(self.objects, "ingests", IngestRecord)
         self.versions = Ledger(self.objects, "versions", VersionRecord)
         self.lines = Ledger(self.objects, "lines", LineRecord)
+        self.retired = Ledger(self.objects, "retired", RetiredRecord)
+        self.erasures = Ledger(self.objects, "erasures", ErasureRecord)
+        # The receipt of erasure n is number n; an erasure that was cut off has none.
+        self.receipts = Ledger(self.objects, "receipts", ReceiptRecord)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Home, (self.uri,))
@@ -86,9 +108,10 @@ class Home:
         """The home at ``uri``, made with ``config`` unless it is there already; and whether it was made."""
         objects = Objects(uri)
         record = HomeRecord.model_validate({**provenance(), "home_id": str(uuid.uuid4())})
-        made = objects.create("home.json", record.model_dump_json(indent=1).encode())
-        if made:
+        if objects.get("home.json") is None:
+            # The configuration first: with its record there, a home is whole.
             objects.create(CONFIG, render(config).encode())
+        made = objects.create("home.json", record.model_dump_json(indent=1).encode())
         return cls(uri), made
 
     @cached_property

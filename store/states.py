@@ -30,12 +30,20 @@ class States:
         self.home, self.name = home, f"states-{aggregator[:16]}"
         self.schema = pa.schema([*STATE_KEYS, *spec.schema()])
 
-    def stage(self, rows: pa.Table) -> list[str]:
+    def mark(self) -> int:
+        """To be taken before events and parents are read: see ``Tables.mark``."""
+        return self.home.tables.mark(self.name, self.schema)
+
+    def stage(self, rows: pa.Table, since: int) -> list[str]:
         """Write rows aside; ``commit`` makes them part of the table."""
-        return self.home.tables.stage(self.name, rows.cast(self.schema))
+        return self.home.tables.stage(self.name, rows.cast(self.schema), since)
 
     def commit(self, run: int, fragments: Sequence[str]) -> None:
-        """Append the staged rows of ``run`` in one step; done already, it does nothing."""
+        """Append the staged rows of ``run`` in one step; done already, it does nothing.
+
+        Raises:
+            ConflictError: an erasure came since a row's mark.
+        """
         self.home.tables.ensure(self.name, self.schema)
         if fragments and not any(
             batch.num_rows for batch in self.home.tables.scan(self.name, ["run"], filter=pc.field("run") == run, limit=1)
@@ -71,7 +79,7 @@ class States:
             if high is not None:
                 filter = filter & (pc.field("user_key") <= high)
             table = self.home.tables.read(self.name, self.schema, needed, filter=filter)
-        latest = _latest(table, runs)
+        latest = self.latest(table, runs)
         # Filtering copies the rows, list by list; most often there is nothing to drop.
         if not gone and not pc.all(pc.greater(latest.column("event_count"), 0)).as_py():
             latest = latest.filter(pc.field("event_count") > 0)
@@ -93,17 +101,17 @@ class States:
         table = self.read(runs, keys=np.array([user_key(user_id)], np.int64))
         return table.filter(pc.field("user_id") == user_id)
 
-
-def _latest(table: pa.Table, runs: Sequence[int]) -> pa.Table:
-    """Each user's row of the latest run, sorted by (user_key, user_id)."""
-    if not table.num_rows:
-        return table
-    age = pc.index_in(table.column("run"), value_set=pa.array(list(reversed(runs)), pa.int64()))
-    order = pc.sort_indices(
-        pa.table({"user_key": table.column("user_key"), "user_id": table.column("user_id"), "age": age}),
-        sort_keys=[("user_key", "ascending"), ("user_id", "ascending"), ("age", "ascending")],
-    ).to_numpy()
-    users = table.column("user_id").take(pa.array(order))
-    first = np.ones(len(order), bool)
-    first[1:] = pc.not_equal(users[1:], users[:-1]).to_numpy()
-    return table.take(pa.array(order[first]))
+    @staticmethod
+    def latest(table: pa.Table, runs: Sequence[int]) -> pa.Table:
+        """Each user's row of the latest run, sorted by (user_key, user_id)."""
+        if not table.num_rows:
+            return table
+        age = pc.index_in(table.column("run"), value_set=pa.array(list(reversed(runs)), pa.int64()))
+        order = pc.sort_indices(
+            pa.table({"user_key": table.column("user_key"), "user_id": table.column("user_id"), "age": age}),
+            sort_keys=[("user_key", "ascending"), ("user_id", "ascending"), ("age", "ascending")],
+        ).to_numpy()
+        users = table.column("user_id").take(pa.array(order))
+        first = np.ones(len(order), bool)
+        first[1:] = pc.not_equal(users[1:], users[:-1]).to_numpy()
+        return table.take(pa.array(order[first]))

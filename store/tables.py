@@ -5,7 +5,9 @@ LanceDB is the catalogue and what readers open; pylance writes, since it alone t
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, Any
@@ -16,9 +18,11 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from lance.commit import CommitConflictError
 from pyarrow.compute import Expression
 
-from schemas.errors import HomeError
+from schemas.errors import ConflictError, CorruptError, HomeError, TapstateError
+from store.objects import Objects
 
 if TYPE_CHECKING:
     import lancedb
@@ -28,17 +32,44 @@ BATCH_ROWS = 16_384
 #: Values that are looked up by filter, at most; and rows of one batch of a pass over keys.
 FEW = 1_000
 PASS_ROWS = 262_144
+#: Times that a version of a table is taken hold of while others replace it.
+ATTEMPTS = 6
+#: What Lance raises.
+LANCE_ERRORS = (OSError, ValueError, RuntimeError, pa.ArrowException)
+#: What Lance's messages say when a disk is full, when something is forbidden, and when a store does not answer.
+FULL = ("No space left", "os error 28", "os error 122", "os error 27", "File too large", "quota")
+DENIED = ("Permission denied", "Read-only file system", "os error 13", "os error 30", "os error 1)", "AccessDenied", "Forbidden")
+UNREACHED = (
+    "timed out",
+    "timeout",
+    "onnect",
+    "sending request",
+    "dns error",
+    "Server Error",
+    "SlowDown",
+    "HTTP error",
+    "Too many open files",
+)
+
+
+def _unguarded() -> None:
+    """Whoever writes holds no lease."""
 
 
 class Tables:
     """The LanceDB database below ``<home>/lance``; any LanceDB client can open it.
 
     Args:
-        uri: the home.
+        objects: the home's small objects.
+
+    Attributes:
+        guard: called before every commit; raises when whoever writes should not go on (``store/lease.py`` sets it).
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = f"{uri}/lance"
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self.uri = f"{objects.uri}/lance"
+        self.guard: Callable[[], None] = _unguarded
         self._database: lancedb.DBConnection | None = None
 
     @property
@@ -55,14 +86,28 @@ class Tables:
         return sorted(self.database.table_names(limit=10_000))
 
     def open(self, name: str) -> lance.LanceDataset | None:
-        """The newest state of a table, or None if it is not there."""
-        try:
-            dataset: lance.LanceDataset = lance.dataset(f"{self.uri}/{name}.lance")
-        except (ValueError, FileNotFoundError, OSError) as error:
-            if "not found" in str(error).lower() or isinstance(error, FileNotFoundError):
-                return None
-            raise HomeError(f"cannot open table {name}: {error}", where=self.uri, mend="check permissions and the connection") from error
-        return dataset
+        """The newest state of a table, or None if it is not there.
+
+        Raises:
+            CorruptError: its manifest cannot be read, or its rows are there without one.
+            HomeError: the place cannot be read.
+        """
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                dataset: lance.LanceDataset = lance.dataset(f"{self.uri}/{name}.lance")
+            except (ValueError, OSError, pa.ArrowException) as error:
+                text = str(error)
+                if left and _replaced(error):
+                    # Maintenance removed the version that was the newest one when we looked; there is a newer one.
+                    continue
+                # Lance says "not found" of other things too; a table that is not there is one without manifests and without rows.
+                if "was not found" in text and "_versions" in text:
+                    if any(path.endswith((".lance", ".manifest")) for path in self.files(name)):
+                        raise self._corrupt(name, "its rows are there, its manifest is not") from error
+                    return None
+                raise self.failed("open", name, error) from error
+            return dataset
+        raise AssertionError
 
     def ensure(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
         """The table, made empty if it was not there; two makers at once get the same one."""
@@ -73,70 +118,218 @@ class Tables:
             self.database.create_table(name, schema=schema, exist_ok=True)
         except Exception as error:
             if self.open(name) is None:
-                raise HomeError(f"cannot create table {name}: {error}", where=self.uri, mend="check permissions and free space") from error
+                raise self.failed("create", name, error) from error
         found = self.open(name)
         assert found is not None
         return found
 
-    def append(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        """Append a stream in one commit: all of it becomes visible, or nothing."""
-        target = self.ensure(name, schema)
-        reader = pa.RecordBatchReader.from_batches(schema, batches)
-        try:
-            lance.write_dataset(reader, target.uri, mode="append")
-        except OSError as error:
-            raise HomeError(
-                f"cannot append to {name}: {error}", where=self.uri, mend="check free space and permissions, then run it again"
-            ) from error
+    def mark(self, name: str, schema: pa.Schema) -> int:
+        """The table's present Lance version, to be taken before a writer looks at anything: what it then writes is refused if the
+        table was fenced since (``store/purge.py``)."""
+        return int(self.ensure(name, schema).version)
 
-    def stage(self, name: str, table: pa.Table) -> list[str]:
+    def append(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], since: int) -> None:
+        """Append a stream in one commit: all of it becomes visible, or nothing.
+
+        Args:
+            since: the writer's ``mark``.
+
+        Raises:
+            ConflictError: an erasure fenced the table since the mark.
+        """
+        failed: list[Exception] = []
+
+        def watched() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from batches
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        try:
+            fragments = self._write(name, schema, pa.RecordBatchReader.from_batches(schema, watched()), since)
+        except TapstateError:
+            if failed:
+                # What went wrong in the stream says more than what Lance made of it.
+                raise failed[0] from None
+            raise
+        self.commit(name, fragments)
+
+    def stage(self, name: str, table: pa.Table, since: int) -> list[str]:
         """Write rows as fragments that no version of the table names yet; their descriptions as JSON."""
-        target = self.ensure(name, table.schema)
-        return [json.dumps(fragment.to_json()) for fragment in lance.fragment.write_fragments(table, target, mode="append")]
+        return self._write(name, table.schema, table, since)
 
     def commit(self, name: str, fragments: Sequence[str]) -> None:
-        """Make staged fragments part of the table, all at once; those that are already stay as they are."""
-        target = self.open(name)
-        assert target is not None
-        held = {file.path for fragment in target.get_fragments() for file in fragment.metadata.files} if fragments else set()
-        loaded = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
+        """Make staged fragments part of the table, all at once; those that are already stay as they are.
+
+        Raises:
+            ConflictError: an erasure fenced the table since the earliest mark of a fragment.
+            CorruptError: a fragment's file is gone.
+        """
+        if not fragments:
+            return
+        now = self.open(name)
+        held = data_files(now) if now is not None else set()
+        staged = [json.loads(fragment) for fragment in fragments]
+        loaded = [lance.FragmentMetadata.from_json(json.dumps(part["fragment"])) for part in staged]
         loaded = [fragment for fragment in loaded if not held.intersection(file.path for file in fragment.files)]
         if not loaded:
             return
-        lance.LanceDataset.commit(target.uri, lance.LanceOperation.Append(loaded), read_version=target.version)
+        since = min(part["since"] for part in staged)
+        there = self.files(name)
+        gone = [file.path for fragment in loaded for file in fragment.files if f"data/{file.path}" not in there]
+        now = self.open(name)
+        if gone and (now is None or now.version == since):
+            raise self._corrupt(name, f"{len(gone)} staged files are gone", mend="tapstate maintain --yes, then run it again")
+        self.guard()
+        try:
+            lance.LanceDataset.commit(f"{self.uri}/{name}.lance", lance.LanceOperation.Append(loaded), read_version=since)
+        except LANCE_ERRORS as error:
+            lost = self._lost("append to", name, since, error)
+            if isinstance(lost, ConflictError) and (now := self.open(name)) is not None:
+                # Unless a rival committed the very same rows before, nobody will name these files any more.
+                named = data_files(now)
+                self.objects.remove(*(f"lance/{name}.lance/data/{d.path}" for part in loaded for d in part.files if d.path not in named))
+            raise lost from error
+
+    def _write(self, name: str, schema: pa.Schema, rows: pa.Table | pa.RecordBatchReader, since: int) -> list[str]:
+        target = self.ensure(name, schema)
+        try:
+            fragments = lance.fragment.write_fragments(rows, target, mode="append")
+        except LANCE_ERRORS as error:
+            raise self._lost("write to", name, since, error) from error
+        return [json.dumps({"since": since, "fragment": fragment.to_json()}) for fragment in fragments]
+
+    def _lost(self, verb: str, name: str, since: int, error: BaseException) -> TapstateError:
+        """Why a write failed: a fence between, or the disk."""
+        text = str(error).lower()
+        gone = "not found" in text or "no such file" in text
+        if isinstance(error, CommitConflictError) or (gone and (now := self.open(name)) is not None and now.version > since):
+            return ConflictError(f"{name} was purged while rows for it were written", where=self.uri, mend="run the command again")
+        return self.failed(verb, name, error)
 
     def scan(
         self, name: str, columns: Sequence[str], *, filter: Expression | None = None, batch_rows: int = BATCH_ROWS, **options: Any
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of the rows that pass ``filter``; nothing if the table is not there. Memory is bounded by a few batches."""
+        """Batches of the rows that pass ``filter``; nothing if the table is not there. Memory is bounded by a few batches.
+
+        Raises:
+            HomeError: the files were replaced by maintenance while they were read.
+            CorruptError: a file is gone or holds something else.
+        """
         dataset = self.open(name)
-        if dataset is not None:
-            yield from dataset.scanner(columns=list(columns), filter=filter, batch_size=batch_rows, **options).to_batches()
+        first = True
+        while dataset is not None:
+            try:
+                for batch in dataset.scanner(columns=list(columns), filter=filter, batch_size=batch_rows, **options).to_batches():
+                    first = False
+                    yield batch
+            except LANCE_ERRORS as error:
+                newer = self._newer(name, dataset, error)
+                if not first:
+                    raise HomeError(
+                        f"table {name} was compacted and cleaned while it was read: {_short(error)}",
+                        where=self.uri,
+                        mend="run it again; a larger maintain.grace_minutes in config.toml gives slow readers more time",
+                    ) from error
+                # Its old files are gone; the newest state holds the same rows.
+                dataset = newer
+            else:
+                return
 
     def read(self, name: str, schema: pa.Schema, columns: Sequence[str], *, filter: Expression | None = None) -> pa.Table:
         """The rows that pass ``filter`` as one table; an empty one if the table is not there."""
         kept = pa.schema([schema.field(column) for column in columns])
-        return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter)], schema=kept)
+        for last in (False, True):
+            try:
+                return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter)], schema=kept)
+            except HomeError as error:
+                if last or "while it was read" not in error.what:
+                    raise
+        raise AssertionError
 
     def find(self, name: str, schema: pa.Schema, columns: Sequence[str], among: Mapping[str, npt.NDArray[np.int64]]) -> pa.Table:
-        """The rows whose int64 columns are among the given values, all of them.
+        """The rows whose int64 columns are among the given values, all of them; an empty table if the table is not there.
 
         A few values are asked for by filter, which an index may serve. Many would make it visit every page anyway: one pass over the
         columns alone tells which rows to take, eight bytes a row and column, however wide the rows are.
+
+        Raises:
+            CorruptError: a file is gone or holds something else.
         """
         kept = pa.schema([schema.field(column) for column in columns])
         if min(map(len, among.values())) <= FEW:
             filter = reduce(and_, (pc.field(column).isin(pa.array(values)) for column, values in among.items()))
             return self.read(name, schema, columns, filter=filter)
         dataset = self.open(name)
-        if dataset is None:
-            return kept.empty_table()
-        sets = {column: pl.Series(values, dtype=pl.Int64).implode() for column, values in among.items()}
-        found, at = [], 0
-        for batch in dataset.scanner(columns=list(among), batch_size=PASS_ROWS).to_batches():
-            frame = pl.DataFrame({column: pl.Series(batch.column(column)) for column in among})
-            hits = frame.select(pl.all_horizontal(pl.col(column).is_in(values) for column, values in sets.items())).to_series()
-            found.append(hits.arg_true().to_numpy().astype(np.int64) + at)
-            at += len(frame)
-        rows = np.concatenate(found) if found else np.zeros(0, np.int64)
-        return dataset.take(rows, columns=list(columns)).cast(kept) if len(rows) else kept.empty_table()
+        while dataset is not None:
+            try:
+                rows = _places(dataset, among)
+                return dataset.take(rows, columns=list(columns)).cast(kept) if len(rows) else kept.empty_table()
+            except LANCE_ERRORS as error:
+                # Places are of one version of the table; those of the newest one are looked for anew.
+                dataset = self._newer(name, dataset, error)
+        return kept.empty_table()
+
+    def _newer(self, name: str, dataset: lance.LanceDataset, error: BaseException) -> lance.LanceDataset:
+        """The newest state, if ``error`` came of maintenance having replaced the files of the one that was read."""
+        newer = self.open(name)
+        if newer is None or newer.version == dataset.version:
+            raise self.failed("read", name, error) from error
+        return newer
+
+    def files(self, name: str) -> dict[str, tuple[int, datetime]]:
+        """Every file of a table, named by a version of it or not: bytes and time of last change by path below the table."""
+        folder = f"lance/{name}.lance"
+        return {path.removeprefix(f"{folder}/"): about for path, about in self.objects.files(folder).items()}
+
+    def failed(self, verb: str, name: str, error: BaseException) -> TapstateError:
+        """What Lance's message means to whoever reads it."""
+        text = str(error)
+        if any(sign in text for sign in FULL):
+            return HomeError(
+                f"cannot {verb} table {name}: no space left ({_short(error)})",
+                where=self.uri,
+                mend="free space (tapstate maintain shows what it would free), then run it again",
+            )
+        if any(sign in text for sign in DENIED):
+            return HomeError(
+                f"cannot {verb} table {name}: not allowed ({_short(error)})", where=self.uri, mend="check permissions, then run it again"
+            )
+        if verb in ("open", "read") and not any(sign in text for sign in UNREACHED):
+            return self._corrupt(name, _short(error))
+        return HomeError(
+            f"cannot {verb} table {name}: {_short(error)}",
+            where=self.uri,
+            mend="check free space, permissions and the connection, then run it again",
+        )
+
+    def _corrupt(self, name: str, what: str, mend: str = "restore the table's folder from a backup of the home") -> CorruptError:
+        return CorruptError(f"table {name} is damaged: {what}", where=f"{self.uri}/{name}.lance", mend=mend)
+
+
+def _places(dataset: lance.LanceDataset, among: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Which rows of a dataset have all their values among the given ones."""
+    sets = {column: pl.Series(values, dtype=pl.Int64).implode() for column, values in among.items()}
+    found, at = [np.zeros(0, np.int64)], 0
+    for batch in dataset.scanner(columns=list(among), batch_size=PASS_ROWS).to_batches():
+        frame = pl.DataFrame({column: pl.Series(batch.column(column)) for column in among})
+        hits = frame.select(pl.all_horizontal(pl.col(column).is_in(values) for column, values in sets.items())).to_series()
+        found.append(hits.arg_true().to_numpy().astype(np.int64) + at)
+        at += len(frame)
+    return np.concatenate(found)
+
+
+def _replaced(error: BaseException) -> bool:
+    """Whether a version was removed between being found and being opened."""
+    return "was not found" in str(error) and ".manifest" in str(error)
+
+
+def _short(error: BaseException) -> str:
+    """Lance's message without the places in its own source."""
+    return re.split(r",? ?/[^ ]*\.rs:\d+", str(error).splitlines()[0] if str(error) else repr(error))[0][:300]
+
+
+def data_files(dataset: lance.LanceDataset) -> set[str]:
+    """Names of the data files that a table's fragments are made of."""
+    return {data.path for fragment in dataset.get_fragments() for data in fragment.metadata.files}

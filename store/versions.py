@@ -38,9 +38,22 @@ def resolve(home: Home, reference: str | int | None = None) -> VersionRecord:
     elif _known(home, str(reference)):
         number = current(home, str(reference))
     record = home.versions.get(number) if number else None
+    if record is not None and (end := home.retired.get(record.number)):
+        kept = [n for n in range(1, home.versions.last() + 1) if home.retired.get(n) is None]
+        nearest = min(kept, key=lambda n: abs(n - record.number), default=None)
+        raise NotFoundError(
+            f"version {record.number} was retired on {end.created_at:%Y-%m-%d} ({end.reason})",
+            where=home.uri,
+            mend=f"take the nearest version that is kept, {nearest}; tapstate versions lists them",
+        )
     if record is None:
         raise NotFoundError(f"no version, alias or moment {reference!r}", where=home.uri, mend="tapstate versions")
     return record
+
+
+def retired(home: Home) -> set[int]:
+    """Versions that are not to be read again."""
+    return {int(name.removesuffix(".json")) for name in home.objects.names("retired")}
 
 
 def newest(home: Home, aggregator: str) -> VersionRecord | None:
@@ -50,6 +63,12 @@ def newest(home: Home, aggregator: str) -> VersionRecord | None:
         if record and record.aggregator == aggregator:
             return record
     return None
+
+
+def counts(home: Home, version: VersionRecord) -> tuple[int, int]:
+    """Users and events of a version now: its record's, less those erased since."""
+    gone = [record.shrunk.get(version.number, (0, 0)) for record in home.erasures.all()]
+    return version.users - sum(users for users, _ in gone), version.events - sum(events for _, events in gone)
 
 
 def current(home: Home, alias: str) -> int | None:
@@ -126,6 +145,10 @@ def _move(home: Home, alias: str, version: int, expected: int | None, reason: st
             where=home.uri,
             mend="tapstate versions, then decide again",
         )
+    if version in retired(home) and now is not None and now != version:
+        # Retired after we looked and before the name was written: whoever looks last sees both, and takes the name back.
+        ledger.append(number + 2, record.model_copy(update={"number": number + 2, "version": now, "expected": version}))
+        raise ConflictError(f"version {version} was retired meanwhile", where=home.uri, mend="tapstate versions, then decide again")
     return record
 
 

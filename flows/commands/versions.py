@@ -20,7 +20,7 @@ def versions(
     if moves:
         _moves(home, output)
         return
-    from store.versions import aliases
+    from store.versions import aliases, counts
 
     named = aliases(home)
     rows: list[dict[str, Any]] = [
@@ -30,8 +30,8 @@ def versions(
             "created_at": record.created_at.isoformat(timespec="seconds"),
             "aggregator": record.aggregator,
             "encoder": record.encoder,
-            "users": record.users,
-            "events": record.events,
+            "users": counts(home, record)[0],
+            "events": counts(home, record)[1],
             "parent": record.parent,
         }
         for record in home.versions.all()

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.arms import HISTORY, prompted, references, refuse_leaks
+from benchmarks.arms import HISTORY, prompted, references, refuse_leaks, times_prior
 from benchmarks.datasets import LAMP, TASKS, Bench, ShuffledDates, build, of_strangers, without_histories
 from encoders.examples import DAY
+from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
+from encoders.tuning import small_causal
 from schemas.config import EncoderConfig, LLMConfig
 from schemas.errors import LeakError, NotFoundError
 
@@ -95,6 +98,13 @@ def test_references_and_prompts_see_only_the_past(bench: Bench) -> None:
     assert best.count("=>") == 5
     assert asked in best
     assert all(item in bench.items[first : first + DAYS].tolist() for item in [best.split("; ")[0] + "; "])
+
+
+def test_an_llm_that_knows_nothing_follows_the_users_prior(bench: Bench) -> None:
+    torch.manual_seed(0)
+    model, tokenizer = small_causal([*bench.lessons.prompts, *bench.labels * 50], width=48, layers=1)
+    rows = bench.rows(0, "new")[:20]
+    assert times_prior(bench, FrozenLLM(model, tokenizer, LLMConfig()), rows, weight=0.01).columns["accuracy"].mean() == 1
 
 
 def test_the_controls_change_what_they_say(bench: Bench) -> None:

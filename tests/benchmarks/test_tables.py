@@ -61,6 +61,22 @@ def test_making_the_tables_again_changes_nothing_and_keeps_other_rows(results: P
     assert other in json.loads(path.read_text())
 
 
+def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "outcomes" / "t@d"
+    for seed, change in ((0, {"budget": {"steps": 1}}), (1, {"budget": {"steps": 2}})):
+        for arm in ("tide", "default"):
+            path = folder / f"{arm}-{seed}.json"
+            about = json.loads(path.read_text())
+            path.write_text(json.dumps({**about, **(change if arm == "tide" else {"budget": {"steps": 1}})}))
+    write_tables(tmp_path / "outcomes", results)
+    assert {row["seeds"] for row in json.loads((results / "verdicts.json").read_text())} == {1}
+    path = folder / "tide-1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "llm": "e" * 64}))
+    write_tables(tmp_path / "outcomes", results)
+    assert {row["llm"] for row in json.loads((results / "quality.json").read_text())} == {"e" * 64}
+    assert json.loads((results / "verdicts.json").read_text()) == []
+
+
 def test_resampled_f1_is_that_of_the_resampled_examples() -> None:
     rng = np.random.default_rng(1)
     user, gold, found = rng.integers(0, 5, 60), rng.integers(0, 4, 60), rng.integers(-1, 4, 60)

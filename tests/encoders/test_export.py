@@ -20,6 +20,7 @@ from encoders.tide import Tide
 from schemas.config import EncoderConfig
 from schemas.errors import ParityError
 from schemas.states import StateBatch
+from store.packing import Precision, bundle_spec, pack, records, unpack
 
 TODAY = 1_760_000_000
 QUERY_DIM = 12
@@ -49,18 +50,19 @@ def graphs(tide_and_head: tuple[Tide, TideHead]) -> Graphs:
     return made
 
 
-@pytest.mark.parametrize("bundled", [False, True])
+@pytest.mark.parametrize("bundled", ["", "float16", "int8"])
 @pytest.mark.parametrize("static", [False, True])
 def test_heads_agree_with_torch_on_real_states(
-    graphs: Graphs, tide_and_head: tuple[Tide, TideHead], random_events: Callable[..., EventBatch], static: bool, bundled: bool
+    graphs: Graphs, tide_and_head: tuple[Tide, TideHead], random_events: Callable[..., EventBatch], static: bool, bundled: Precision
 ) -> None:
     """States of ``update``, also in a bundle's types, two unknown users behind the others; batches no export has traced."""
     (tide, head), graph = tide_and_head, graphs[static]
     for users, events in ((1, 1), (2, 0), (7, 9), (33, 400)):
         states = tide.update(StateBatch.empty(users + 2, tide.spec), random_events(events, users, users))
+        spec = bundle_spec(tide.spec, bundled) if bundled else tide.spec
         if bundled:
-            states = StateBatch.from_arrow(states.to_arrow(tide.spec, bundle=True), tide.spec, bundle=True)
-        feeds = {**states.head_inputs(tide.spec), "now": np.full(users + 2, TODAY, np.int64)}
+            states = unpack(records(np.arange(users + 2), pack(states, spec), spec), spec)
+        feeds = {**states.head_inputs(spec), "now": np.full(users + 2, TODAY, np.int64)}
         state = {name: torch.from_numpy(x.copy()) for name, x in feeds.items()}
         query = None
         if not static:

@@ -1,12 +1,15 @@
 """Tuning makes an LLM that uses what its prompt tells it, behind the neutral prefix it was tuned with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from encoders.llm import FrozenLLM
-from encoders.tuning import Lessons, small_causal, tune
+from encoders.tuning import Lessons, _length, small_causal, tune, warm_seq2seq
 from schemas.config import LLMConfig
+from schemas.errors import ConfigError
 
 WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine", "rowan", "willow"]
 PREFIX = 2
@@ -48,3 +51,30 @@ def test_the_same_seed_gives_the_same_llm(lessons: Lessons) -> None:
     first, second = tuned(lessons, 3), tuned(lessons, 3)
     assert first.fingerprint == second.fingerprint
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_encoder_becomes_a_seq2seq_llm_and_keeps_its_embeddings(lessons: Lessons, tiny_encoder_dir: Path, tmp_path: Path) -> None:
+    base = lambda: warm_seq2seq(str(tiny_encoder_dir), 1, 1)  # noqa: E731
+    options = {"prefix_length": PREFIX, "steps": 9, "learning_rate": 1e-2, "batch_size": 8}
+    llm = tune(base, lessons, LLMConfig(), embeddings=False, shorter=True, **options)  # type: ignore[arg-type]
+    began, _ = base()
+    assert llm.kind == "seq2seq"
+    assert torch.equal(llm.embedding.weight, began.get_input_embeddings().weight)
+    moved = dict(began.encoder.named_parameters())["encoder.layer.0.attention.self.query.weight"]
+    assert not torch.equal(moved, llm.model.encoder.encoder.layer[0].attention.self.query.weight)
+    llm.save(tmp_path)
+    loaded = FrozenLLM.load(LLMConfig(model=str(tmp_path)))
+    assert loaded.fingerprint == llm.fingerprint
+    short, frozen = loaded.neutral_prefix(1)
+    assert frozen
+    assert torch.equal(short, loaded.neutral_prefix(PREFIX)[0][:1])
+    with pytest.raises(ConfigError, match="2 vectors, not 3"):
+        loaded.neutral_prefix(3)
+
+
+def test_shorter_prefixes_are_met_in_an_eighth_of_the_batches() -> None:
+    met = [_length(step, 8, True) for step in range(1, 65)]
+    assert met[1::2] == [0] * 32
+    assert sorted(met[6::8]) == list(range(1, 9))
+    assert [length for i, length in enumerate(met[::2]) if i % 4 != 3] == [8] * 24
+    assert {_length(step, 8, False) for step in range(1, 65)} == {0, 8}

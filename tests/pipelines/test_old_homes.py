@@ -10,7 +10,7 @@ import pytest
 
 from encoders.text import TextEncoder
 from pipelines.publish import publish
-from schemas.errors import CompatibilityError
+from schemas.errors import CompatibilityError, CorruptError
 from schemas.records import VersionRecord
 from store import open_store
 from store.client import Bundle
@@ -46,7 +46,10 @@ def test_read(old: Home) -> None:
     assert store.version(1).states([user], ["event_count"]).to_pylist() == [{"event_count": 9}]
     assert store.version(1).compare(version).moved == 14
     assert store.version(version.record.created_at).number in (1, 2)
-    answer = Bundle.open(f"{old.uri}/bundles").prefix([user, "nobody"], ["item 1", "item 1"])
+    with pytest.raises(CorruptError, match="tapstate bundle"):
+        Bundle.open(f"{old.uri}/bundles")
+    uri, _ = publish(old, version.record, TextEncoder(Lines(old).encoder(version.record.aggregator)))
+    answer = Bundle.open(uri).prefix([user, "nobody"], ["item 1", "item 1"])
     assert answer.status == ["known", "unknown"]
     assert np.isfinite(answer.prefix).all()
 

@@ -47,7 +47,7 @@ def test_shards_have_the_asked_size() -> None:
 def test_a_stored_plan_is_found_again(home: Home, put: Callable[..., object], damage: bytes | None) -> None:
     put(home, [{"user_id": f"u{i}", "ts": 1_700_000_000, "text": "x"} for i in range(99)])
     size = Size(events=64, users=64, bytes=1 << 30, event_bytes=1000, user_bytes=1000)
-    encoder = {"encoder": "e" * 64, "text_encoder": home.config.encoder}
+    encoder = {"encoder": "e" * 64, "states_since": 1, "texts_since": 1}
     asked = {"size": size, "aggregator": "a" * 64, **encoder, "parent": None, "first": 0, "last": 1, "rebuild": True}
     plan = plan_refresh(home, EventLog(home), **asked)  # type: ignore[arg-type]
     assert sum(shard.events for shard in plan.shards) == 99

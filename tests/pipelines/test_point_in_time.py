@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from encoders.examples import DAY, Examples
 from encoders.text import TextEncoder
 from pipelines.encode import encode_events
-from pipelines.engines import Local
 from pipelines.evaluate import evaluate_bundle
 from pipelines.examples import _similar, build_examples, read_events
 from pipelines.meter import Silent
@@ -48,7 +47,7 @@ def rows() -> list[dict[str, Any]]:
 def made(home: Home, put: Callable[..., object]) -> tuple[pl.DataFrame, Examples]:
     put(home, rows(), historical=False)
     log, encoder = EventLog(home), TextEncoder(home.config.encoder)
-    encode_events(log, encoder, Local(), Silent(), after=0, until=home.ingests.last())
+    encode_events(log, encoder, Silent(), until=home.ingests.last())
     events = read_events(log, home.config, home.ingests.last())
     return events, build_examples(events, Embeddings(home, encoder.fingerprint, encoder.dim), home.config)
 

@@ -1,8 +1,10 @@
 """A published bundle answers as its torch head does, from few bytes a user."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +16,17 @@ from encoders.export import export_head, export_query_encoder
 from encoders.head import TideHead
 from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
+from pipelines.erase import Erasure
 from pipelines.publish import publish
 from schemas.config import Config, EncoderConfig, TideConfig
-from schemas.errors import CompatibilityError, CorruptError, NotFoundError
-from schemas.records import VersionRecord
+from schemas.errors import CompatibilityError, CorruptError, InputError, NotFoundError
+from schemas.records import ErasureRecord, VersionRecord
+from store.bundle import BundleShelf
 from store.client import Bundle
-from store.home import Home
+from store.home import Home, provenance
 from store.lines import Lines
 from store.models import Models
+from store.packing import Precision
 from store.states import States
 
 LENGTH, LLM_DIM = 3, 24
@@ -51,7 +56,7 @@ def fitted(tiny_encoder: Path) -> Fitted:
     torch.nn.init.normal_(adapter.up.weight, std=0.3)
     head.bind(aggregator)
     head.eval().requires_grad_(False)
-    head_name, head_files = pack_head(head, adapter, name, {"model": "tiny", "kind": "causal"}, {})
+    head_name, head_files = pack_head(head, adapter, name, {"model": "tiny", "kind": "causal", "fingerprint": "f" * 64}, {})
     for file, static in (("head.onnx", False), ("static_head.onnx", True)):
         head_files[file] = export_head(head, aggregator.spec, dim, static=static)
     head_files["query_encoder.onnx"] = export_query_encoder(encoder, adapter)
@@ -138,15 +143,70 @@ def test_a_bundle_holds_what_the_store_holds(made: tuple[Home, VersionRecord, Te
 
 
 def test_published_twice_while_open(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
-    """An open reader keeps answering while its bundle is replaced; nothing of the building is left."""
+    """An open reader keeps answering while a bundle is published; nothing of the building is left."""
     home, version, encoder, _ = made
     uri, _ = publish(home, version, encoder)
     reader = Bundle.open(uri)
     before = reader.static_prefix(["u5"], now=0).prefix
-    assert publish(home, version, encoder)[0] == uri
+    again, _ = publish(home, version, encoder)
     assert (reader.static_prefix(["u5"], now=0).prefix == before).all()
     Bundle.open(uri).verify()
-    assert sorted(p.name for p in Path(uri).parent.iterdir()) == ["CURRENT", Path(uri).name]
+    assert sorted(p.name for p in Path(uri).parent.iterdir()) == sorted({"CURRENT", Path(uri).name, Path(again).name})
+    assert Bundle.open(Path(uri).parent).path == Path(again)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_deltas_answer_as_the_full_bundle(
+    made: tuple[Home, VersionRecord, TextEncoder, TideHead],
+    put: Callable[..., object],
+    night: Callable[..., VersionRecord],
+    precision: Precision,
+) -> None:
+    """Changed, new, vanished and erased users, over two deltas: bit for bit the prefixes of the full bundle."""
+    home, first, encoder, _ = made
+    with pytest.raises(InputError, match="nothing is served"):
+        publish(home, first, encoder, precision=precision, delta=True)
+    publish(home, first, encoder, precision=precision)
+    sizes, version, everyone = [], first, [f"u{u}" for u in range(75)]
+    for number in (0, 1):
+        gone = [{"user_id": f"u{u}", "event_id": f"e{u}", "ts": 1_700_000_000, "text": "soon gone"} for u in (71, 72)]
+        later = [{"user_id": f"u{u}", "ts": 1_700_900_000 + number, "text": f"later {u}"} for u in (3, 70, 40 + number)]
+        ops = gone if number == 0 else [{**row, "op": "delete"} for row in gone]
+        put(home, [*later, *ops], name=f"later-{number}.jsonl")
+        version = night(home)
+        uri, manifest = publish(home, version, encoder, precision=precision, delta=True)
+        sizes.append(sum(file["bytes"] for file in manifest["files"].values()))
+        assert manifest["base"]["files"] == ["head.onnx", "static_head.onnx", "query_encoder.onnx", "tokenizer.json"]
+        assert (manifest["layers"], sum(f["users"] for f in manifest["states"]["files"])) == (number + 2, [5, 3][number])
+    shelf = BundleShelf(home)
+    erasure = {**provenance(), "number": 1, "kind": "erase", "bundle_tags": shelf.tags(["u9"]), "reason": "test"}
+    assert home.erasures.append(1, ErasureRecord.model_validate(erasure))
+    uri, _ = publish(home, version, encoder, precision=precision, delta=True)
+    stacked = Bundle.open(uri)
+    stacked.verify()
+    full_uri, manifest = publish(home, version, encoder, precision=precision, delta=False)
+    full = Bundle.open(full_uri)
+    full.verify()
+    assert manifest["base"] is None
+    assert len(full) == len(stacked) == 71
+    now = int(version.as_of.timestamp()) + 9
+    answers = [bundle.prefix(everyone, ["q"] * 75, now=now) for bundle in (stacked, full)]
+    # Only the record of an erasure was made: the store, and so the full bundle, still has u9.
+    alike = [u for u in range(75) if u != 9]
+    assert (answers[0].prefix[alike] == answers[1].prefix[alike]).all()
+    assert answers[0].status[9] == "erased"
+    assert [answers[0].status[u] for u in alike] == [answers[1].status[u] for u in alike]
+    assert [u for u in alike if answers[1].status[u] == "unknown"] == [71, 72, 73, 74]
+    assert (stacked.prefix(["u9"], ["q"], now=now).prefix == full.prefix(["nobody"], ["q"], now=now).prefix).all()
+    assert max(sizes) < sum(file["bytes"] for file in manifest["files"].values()) / 3
+    # Nothing that stands on another line of versions.
+    other = "int8" if precision == "float16" else "float16"
+    with pytest.raises(InputError, match="precision"):
+        publish(home, version, encoder, precision=other, delta=True)
+    rebuilt = night(home, full=True)
+    with pytest.raises(InputError, match="does not add to"):
+        publish(home, rebuilt, encoder, precision=precision, delta=True)
 
 
 def test_what_does_not_belong_together(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
@@ -162,7 +222,52 @@ def test_what_does_not_belong_together(made: tuple[Home, VersionRecord, TextEnco
         publish(home, stranger, encoder)
     weights = Path(home.uri) / "models" / head / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    with pytest.raises(CorruptError, match="weights"):
+    with pytest.raises(CorruptError, match=r"weights|hash"):
         publish(home, version, encoder)
     shelf = Path(home.uri) / "bundles"
     assert not shelf.exists() or not any(shelf.iterdir())
+
+
+@pytest.mark.slow
+def test_erased_users_leave_the_bundles(made: tuple[Home, VersionRecord, TextEncoder, TideHead], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle is written anew without them, its golden answers too; one that is being written begins again."""
+    home, version, encoder, _ = made
+    uri, manifest = publish(home, version, encoder)
+    old, unused = Bundle.open(Path(uri).parent), Bundle.open(Path(uri).parent)
+    assert 0 in {case["row"] for case in json.loads((Path(uri) / "golden.json").read_text())["cases"]}
+    table = States(home, version.aggregator, Models(home).spec(version.aggregator)).read(version.runs, ["user_id"])
+    first, second = str(table.column("user_id")[0]), "u33"
+    before, _ = old.states([first, second, "u5"])
+    assert old.prefix([first], ["x"]).status == ["known"]
+    receipt = Erasure(home, [first]).erase("asked for")
+    assert receipt.proof.hits == ()
+    assert any(manifest["bundle_id"][:12] in line for line in receipt.cannot_undo)
+    new = Bundle.open(Path(uri).parent)
+    assert (new.path.name, new.manifest["bundle_id"] != manifest["bundle_id"], Path(uri).exists()) == (f"{Path(uri).name}-e1", True, False)
+    new.verify()
+    assert (len(new), new.prefix([first], ["x"]).status) == (69, ["erased"])
+    states, known = new.states([second, "u5"])
+    assert known.all()
+    wanted = before.take(np.array([1, 2]), old.spec)
+    for name, array in wanted.columns.items():
+        np.testing.assert_array_equal(states.columns[name], array)
+    assert old.prefix([first], ["x"]).status == ["known"]
+    with pytest.raises(NotFoundError, match="CURRENT"):
+        unused.prefix([first], ["x"])
+
+    import pipelines.publish as module
+
+    real, erased = module.write_states, []
+
+    def late(*arguments: Any) -> Any:
+        made = real(*arguments)
+        if not erased:
+            erased.append(Erasure(Home(home.uri), [second]).erase("asked for"))
+        return made
+
+    monkeypatch.setattr(module, "write_states", late)
+    remade, _ = publish(home, version, encoder)
+    bundle = Bundle.open(Path(uri).parent)
+    bundle.verify()
+    assert (len(bundle), bundle.prefix([second], ["x"]).status) == (68, ["erased"])
+    assert sorted(path.name for path in Path(uri).parent.iterdir()) == sorted(["CURRENT", Path(remade).name, f"{Path(uri).name}-e2"])

@@ -236,3 +236,30 @@ def test_the_loser_is_told_who_won(home: Home, put: Put, night: Night) -> None:
         slow.commit(folder, plan, encoded, shards, winner.created_at)
     assert home.versions.last() == 1
     assert table(home, winner).num_rows == 2
+
+
+def test_a_failed_shard_is_named_and_the_others_are_kept(home: Home, put: Put, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user's events cannot be computed: the error names the shard and the user; run again, only that shard is done."""
+    from pipelines import update
+    from schemas.errors import ShardError
+    from schemas.keys import user_key
+
+    put(home, history(30, 12))
+    real, bad, done = update.Updater._update, "u7", []
+
+    def failing(self: update.Updater, users: Any, *rest: Any) -> Any:
+        if bad in users["user_id"].to_list():
+            raise ZeroDivisionError("these events")
+        return real(self, users, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(update.Updater, "_update", failing)
+        with pytest.raises(ShardError, match=rf"1 of \d+ shards failed; shard \d+, first at user key {user_key(bad)}: ZeroDivisionError"):
+            night(home)
+    shards = len(Refresh(home).plan()[1].shards)  # type: ignore[index]
+    assert len(list(Path(home.uri, "plans").rglob("update-*.json"))) == shards - 1
+    call = update.Updater.__call__
+    monkeypatch.setattr(update.Updater, "__call__", lambda self, shard: (done.append(shard.index), call(self, shard))[1])
+    version = night(Home(home.uri))
+    assert version
+    assert (version.users, len(done)) == (30, 1)

@@ -114,19 +114,6 @@ def test_empty(users: int) -> None:
     assert states.head_inputs(SPEC)["code"].shape == (users, 1, 4)
 
 
-def test_bundle_types() -> None:
-    states = batch([2, 0, 5])
-    table = states.to_arrow(SPEC, bundle=True)
-    assert table.schema.names == ["total", "mass", "at", "code", "time"]
-    assert table.schema.field("total").type == pa.list_(pa.float16(), 6)
-    found = StateBatch.from_arrow(table, SPEC, bundle=True)
-    np.testing.assert_array_equal(found.columns["total"], states.columns["total"].astype(np.float16))
-    np.testing.assert_array_equal(found.columns["code"], states.columns["code"])
-    empty = found.take(np.array([-1, 2]), SPEC)
-    assert empty.columns["at"][0] == NEVER
-    assert empty.columns["mass"][0].tolist() == [-np.inf, -np.inf]
-
-
 def test_more_items_than_arrow_can_count_are_refused() -> None:
     """List offsets are int32; they must not wrap around in silence."""
     wide = StateSpec((Column(name="code", dtype="int8", shape=(2**30,), per="item"),), 5)

@@ -64,7 +64,7 @@ def wrote(version_of: Callable[..., VersionRecord]) -> Callable[..., VersionReco
         batch = StateBatch({"mean": mean, "mark": np.full(len(users), run)}, np.zeros(len(users) + 1, np.int64)).to_arrow(SPEC)
         for field in batch.schema:
             keys = keys.append_column(field, batch.column(field.name))
-        states.commit(run, states.stage(keys))
+        states.commit(run, states.stage(keys, states.mark()))
         runs = (*(parent.runs if parent else ()), run)
         users_now = states.read(runs, ["user_id"]).num_rows
         return version_of(home, aggregator=aggregator, runs=runs, parent=parent.number if parent else None, users=users_now)

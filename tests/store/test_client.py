@@ -3,99 +3,22 @@
 import json
 import subprocess
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import onnx
-import pyarrow as pa
 import pytest
-from onnx import TensorProto, helper
+from small_bundles import AS_OF, DEFAULT, UNTIL, USERS, answer, graph, make_bundle, reseal
 
-from schemas.errors import CorruptError, InputError, NotFoundError
-from schemas.keys import user_hash
-from schemas.states import Column, StateBatch, StateSpec
-from store.bundle import seal
+from schemas.errors import CompatibilityError, ConfigError, CorruptError, InputError, NotFoundError
 from store.client import Bundle
-
-SPEC = StateSpec(
-    (
-        Column(name="mark", dtype="float32", shape=(2,), empty=-1),
-        Column(name="item", dtype="float32", shape=(2,), per="item"),
-    ),
-    4,
-)
-USERS = [f"u{i}" for i in range(20)] + ["x' OR 1=1", "日本", ""]
-AS_OF, UNTIL = 1_000, 2_000
-DEFAULT = [[-1.0, -1.0]]
-
-
-def graph(static: bool) -> bytes:
-    """mark + the sum of the items (+ query), as a prefix of one vector of two numbers."""
-    inputs = [
-        *([] if static else [helper.make_tensor_value_info("query", TensorProto.FLOAT, ["n", 2])]),
-        helper.make_tensor_value_info("now", TensorProto.INT64, ["n"]),
-        helper.make_tensor_value_info("mark", TensorProto.FLOAT, ["n", 2]),
-        helper.make_tensor_value_info("item", TensorProto.FLOAT, ["n", "items", 2]),
-    ]
-    nodes = [
-        helper.make_node("ReduceSum", ["item", "axis"], ["items_sum"], keepdims=0),
-        helper.make_node("Add", ["mark", "items_sum"], ["state"]),
-        helper.make_node("Identity" if static else "Add", ["state"] if static else ["state", "query"], ["flat"]),
-        helper.make_node("Unsqueeze", ["flat", "axis"], ["prefix"]),
-    ]
-    output = [helper.make_tensor_value_info("prefix", TensorProto.FLOAT, ["n", 1, 2])]
-    axis = [helper.make_tensor("axis", TensorProto.INT64, [1], [1])]
-    model = helper.make_model(
-        helper.make_graph(nodes, "head", inputs, output, axis), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
-    )
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A bundle of two files of states, the second user range empty in the middle."""
+    """A bundle of three files of states, the second one empty."""
     path = tmp_path / "bundles" / "v1"
-    (path / "states").mkdir(parents=True)
-    files = []
-    order = sorted(USERS, key=user_hash)
-    edges = [-(2**63), user_hash(order[9])[0], user_hash(order[9])[0] + 1, 2**63]
-    for number, (low, high) in enumerate(pairwise(edges)):
-        users = [user for user in order if low <= user_hash(user)[0] < high]
-        marks = np.array([[USERS.index(u), 0] for u in users], np.float32).reshape(-1, 2)
-        lengths = [USERS.index(u) % 3 for u in users]
-        items = np.ones((sum(lengths), 2), np.float32)
-        body = StateBatch({"mark": marks, "item": items}, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)).to_arrow(SPEC)
-        hashes = np.array([user_hash(u) for u in users], np.int64).reshape(-1, 2)
-        table = pa.table({"key": hashes[:, 0], "check": hashes[:, 1], **{n: body.column(n) for n in body.schema.names}})
-        name = f"states/{number}.arrow"
-        with pa.OSFile(str(path / name), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_batch(pa.RecordBatch.from_arrays([c.combine_chunks() for c in table.columns], schema=table.schema))
-        files.append({"name": name, "users": len(users), "low": low, "high": high - 1})
-    assert [f["users"] for f in files] == [9, 1, 13]
-    for name, static in (("head.onnx", False), ("static_head.onnx", True)):
-        (path / name).write_bytes(graph(static))
-    (path / "query_encoder.onnx").write_bytes(b"not needed here")
-    (path / "tokenizer.json").write_text("{}")
-    first = USERS.index(order[0])
-    golden = [[[first + first % 3, first % 3]]]
-    (path / "golden.json").write_text(json.dumps({"cases": [{"file": 0, "row": 0, "query": None, "now": AS_OF, "prefix": golden[0]}]}))
-    manifest = {
-        "version": 1,
-        "as_of": AS_OF,
-        "valid_until": UNTIL,
-        "users": len(USERS),
-        "prefix": {"length": 1, "dim": 2},
-        "states": {"spec": SPEC.to_json(), "files": files},
-    }
-    seal(path, manifest)
+    make_bundle(path, USERS)
     return path
-
-
-def answer(user: str, query: float = 0) -> list[list[float]]:
-    number = USERS.index(user)
-    return [[number + number % 3 + query, number % 3 + query]]
 
 
 def test_each_user_gets_their_own(directory: Path) -> None:
@@ -122,6 +45,7 @@ def test_expired_and_unknown_are_told_apart(directory: Path) -> None:
     late = bundle.static_prefix(["u1", "nobody"], now=UNTIL + 1)
     assert late.status == ["expired", "unknown"]
     assert late.prefix.tolist() == [answer("u1"), DEFAULT]
+    assert bundle.static_prefix(["u1", "u2"], now=np.array([UNTIL, UNTIL + 1])).status == ["known", "expired"]
     assert bundle.static_prefix(["u1"]).status == ["expired"]
     assert bundle.static_prefix(["u1"], now=UNTIL).status == ["known"]
 
@@ -136,6 +60,8 @@ def test_wrong_requests(directory: Path) -> None:
     bundle = Bundle.open(directory)
     with pytest.raises(InputError, match="2 users, 1 queries"):
         bundle.prefix(["u1", "u2"], query_embeddings=np.zeros((1, 2), np.float32))
+    with pytest.raises(InputError, match="embeddings of shape"):
+        bundle.prefix(["u1"], query_embeddings=np.zeros((1, 3), np.float32))
     with pytest.raises(InputError, match="one of the two"):
         bundle.prefix(["u1"])
 
@@ -149,13 +75,17 @@ def test_current_names_the_bundle(directory: Path) -> None:
     (shelf / "CURRENT").write_text("v2")
     with pytest.raises(NotFoundError):
         Bundle.open(shelf)
+    for name in ("../bundles/v1", "/etc", "..", ".", "", "v1\0"):
+        (shelf / "CURRENT").write_text(name)
+        with pytest.raises(CorruptError, match="CURRENT"):
+            Bundle.open(shelf)
 
 
 def test_verify(directory: Path) -> None:
     Bundle.open(directory).verify()
 
 
-@pytest.mark.parametrize("name", ["golden.json", "tokenizer.json", "head.onnx", "static_head.onnx"])
+@pytest.mark.parametrize("name", ["golden.json", "tokenizer.json", "head.onnx", "static_head.onnx", "gone.arrow", "erased.arrow"])
 def test_damaged_small_files_are_refused_at_open(directory: Path, name: str) -> None:
     data = bytearray((directory / name).read_bytes())
     data[-1] ^= 1
@@ -168,28 +98,97 @@ def test_damaged_small_files_are_refused_at_open(directory: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow", "remove"])
-def test_damaged_states_are_found_by_verify(directory: Path, damage: str) -> None:
-    path = directory / "states/2.arrow"
+@pytest.mark.parametrize("name", ["states/00002.arrow", "index.arrow"])
+def test_damaged_large_files_give_no_answer(directory: Path, damage: str, name: str) -> None:
+    path = directory / name
     data = bytearray(path.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 1
     path.write_bytes({"flip": data, "cut": data[:-100], "grow": data + b"x", "remove": b""}[damage])
-    with pytest.raises(CorruptError, match=r"2\.arrow"):
-        Bundle.open(directory).verify()
-    if damage in ("cut", "remove"):
-        with pytest.raises(CorruptError, match=r"2\.arrow"):
-            Bundle.open(directory).static_prefix(USERS)
+    if damage == "remove":
+        path.unlink()
+    file = path.name.replace(".", r"\.")
+    if damage != "flip":  # sizes are compared at once, bytes when they are first read
+        with pytest.raises(CorruptError, match=file):
+            Bundle.open(directory)
+        return
+    for act in (Bundle.verify, lambda bundle: bundle.static_prefix(USERS), Bundle.warm):
+        bundle = Bundle.open(directory)
+        for _ in range(2):
+            with pytest.raises(CorruptError, match=file):
+                act(bundle)
+    bundle = Bundle.open(directory)
+    for user in USERS:
+        with pytest.raises(CorruptError, match=file):
+            bundle.states([user])
 
 
-def test_a_wrong_golden_answer_is_found(directory: Path) -> None:
-    manifest = json.loads((directory / "manifest.json").read_text())
+def test_resealed_golden_answers_are_refused(directory: Path) -> None:
+    """Hashes that fit do not make a wrong answer right; before the damage the same bundle is fine."""
+    reseal(directory)
+    Bundle.open(directory).verify()
     golden = json.loads((directory / "golden.json").read_text())
     golden["cases"][0]["prefix"][0][0] += 1
     (directory / "golden.json").write_text(json.dumps(golden))
-    (directory / "manifest.json").unlink()
-    seal(directory, {k: v for k, v in manifest.items() if k not in ("files", "bundle_id")})
+    reseal(directory)
     with pytest.raises(CorruptError, match="golden"):
         Bundle.open(directory).verify()
+    with pytest.raises(CorruptError, match="golden"):
+        Bundle.open(directory).static_prefix(["u1"])
+
+
+def test_resealed_heads_are_refused_before_any_answer(directory: Path) -> None:
+    """A head that gives other answers, one of another LLM's width, one that is no graph, and two that were swapped."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    for name, data, what in (
+        ("static_head.onnx", graph(static=False), "reads"),
+        ("head.onnx", graph(static=True), "reads"),
+        ("head.onnx", graph(static=False).replace(b"Add", b"Sub"), "golden"),
+        ("head.onnx", b"no graph", "no graph"),
+        ("head.onnx", b"", "no graph"),
+        ("query_encoder.onnx", graph(static=False), "token ids"),
+    ):
+        before = (directory / name).read_bytes()
+        (directory / name).write_bytes(data)
+        reseal(directory)
+        bundle = Bundle.open(directory)
+        ask = bundle.static_prefix if name == "static_head.onnx" else lambda users, bundle=bundle: bundle.prefix(users, ["two words"])
+        with pytest.raises(CorruptError, match=what):
+            ask(["u1"])
+        (directory / name).write_bytes(before)
+    reseal(directory, prefix={**manifest["prefix"], "dim": 3})
+    with pytest.raises(CorruptError, match="another LLM's head"):
+        Bundle.open(directory).static_prefix(["u1"])
+    reseal(directory, prefix=manifest["prefix"])
+    Bundle.open(directory).verify()
+
+
+def test_a_bundle_for_another_llm(directory: Path) -> None:
+    for llm in ("tiny", "f" * 64, None):
+        assert len(Bundle.open(directory, llm=llm)) == len(USERS)
+    with pytest.raises(CompatibilityError, match="tiny"):
+        Bundle.open(directory, llm="larger")
+    with pytest.raises(ConfigError, match="NoSuchProvider"):
+        Bundle.open(directory, ["NoSuchProvider", "CPUExecutionProvider"])
+
+
+def test_one_user_or_many_the_same_states(directory: Path) -> None:
+    bundle = Bundle.open(directory)
+    asked = [*USERS, "nobody", "u7", "u7"]
+    together, known = bundle.states(asked)
+    assert known.tolist() == [True] * len(USERS) + [False, True, True]
+    for place, user in enumerate(asked):
+        alone, there = bundle.states([user])
+        assert there.tolist() == [known[place]]
+        some = slice(*together.offsets[place : place + 2])
+        assert alone.offsets.tolist() == [0, some.stop - some.start]
+        np.testing.assert_array_equal(alone.columns["mark"][0], together.columns["mark"][place])
+        np.testing.assert_array_equal(alone.columns["item"], together.columns["item"][some])
+        with pytest.raises(ValueError, match="read-only"):
+            alone.columns["mark"][:] = 0
+    for wrong in ([1], [None], ["\ud800"], ["u1", 2], ["u1", "\ud800"]):
+        with pytest.raises(InputError, match="no text"):
+            bundle.states(wrong)
 
 
 @pytest.mark.parametrize("text", ["{", '{"format": 99}', "[]", '{"format": 1}'])
@@ -203,6 +202,7 @@ def test_the_client_needs_little(directory: Path, spawn: Callable[..., subproces
     code = f"""
 import sys
 from store.client import Bundle
+from store.live import Live
 bundle = Bundle.open({str(directory)!r})
 bundle.verify()
 print(bundle.static_prefix(["u1"], now=0).status[0], *sorted({{name.split(".")[0] for name in sys.modules}}))

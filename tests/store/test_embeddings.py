@@ -21,8 +21,8 @@ def test_round_trip(home: Home, monkeypatch: pytest.MonkeyPatch, few: int) -> No
     keys = np.array([2**63 - 1, -(2**63), 0, *range(1, 40)], np.int64)
     assert not cache.known(keys).any()
     assert cache.read(np.array([], np.int64)).shape == (0, 3)
-    cache.append(keys[:20], vectors(keys[:20]))
-    cache.append(keys[20:], vectors(keys[20:]))
+    cache.append(keys[:20], vectors(keys[:20]), cache.mark())
+    cache.append(keys[20:], vectors(keys[20:]), cache.mark())
     asked = np.array([5, 2**63 - 1, 5, -(2**63), 39, 0], np.int64)
     np.testing.assert_array_equal(cache.read(asked), vectors(asked))
     np.testing.assert_array_equal(cache.known(np.array([1, 999, 39, 1])), [True, False, True, True])
@@ -36,13 +36,13 @@ def test_any_order_and_repeats(home: Home, groups: list[list[int]], data: st.Dat
     cache = Embeddings(home, "property", 3)
     for group in groups:  # a key written twice holds the same vector
         keys = np.array(group, np.int64)
-        cache.append(keys, vectors(keys))
+        cache.append(keys, vectors(keys), cache.mark())
     asked = np.array(data.draw(st.lists(st.sampled_from([k for g in groups for k in g]), max_size=9)), np.int64)
     np.testing.assert_array_equal(cache.read(asked), vectors(asked))
 
 
 def test_encoders_do_not_share(home: Home) -> None:
     one, other = Embeddings(home, "one", 3), Embeddings(home, "other", 3)
-    one.append(np.array([1]), vectors(np.array([1])))
+    one.append(np.array([1]), vectors(np.array([1])), one.mark())
     assert one.known(np.array([1])).all()
     assert not other.known(np.array([1])).any()

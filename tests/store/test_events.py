@@ -41,7 +41,7 @@ def test_rows_that_no_record_names_do_not_count(home: Home, put: Put) -> None:
     put(home, [row("u", "a")])
     log = EventLog(home)
     orphan = pl.concat(log.scan(EVENTS.names, after=0, until=1)).with_columns(ingest=pl.lit(123, pl.Int64), revision=pl.lit(9, pl.Int32))
-    log.append(iter(orphan.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(EVENTS).to_batches()))
+    log.append(iter(orphan.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(EVENTS).to_batches()), log.mark()[0])
     assert home.tables.open("events").count_rows() == 2  # type: ignore[union-attr]
     assert pl.concat(log.scan(["revision"], after=0, until=1)).rows() == [(1,)]
     assert log.current(["revision"], after=0, until=1).rows() == [(1,)]

@@ -9,6 +9,7 @@ import pytest
 from schemas.config import Config
 from schemas.errors import ConfigError, CorruptError, HomeError
 from store.home import Home, new_run
+from store.objects import Objects
 
 
 def test_made_once(place: str) -> None:
@@ -17,6 +18,24 @@ def test_made_once(place: str) -> None:
     assert (made, made_again) == (True, False)
     assert again.record == first.record
     assert Home(place).config == Config(seed=7)
+
+
+def test_a_killed_init_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration is written before the record that makes the place a home."""
+    place, real = str(tmp_path / "place"), Objects.create
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "create", lambda self, path, data: real(self, path, data) if path != "home.json" else _interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            Home.create(place, Config(seed=7))
+    with pytest.raises(HomeError, match="init"):
+        Home(place)
+    home, made = Home.create(place, Config(seed=7))
+    assert made
+    assert home.config == Config(seed=7)
+
+
+def _interrupt() -> bool:
+    raise KeyboardInterrupt
 
 
 def test_looking_makes_nothing(tmp_path: Path) -> None:

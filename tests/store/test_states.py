@@ -33,7 +33,7 @@ def write(states: States, run: int, marks: dict[str, int], gone: tuple[str, ...]
         "mark": [marks[user] for user in users],
     }
     table = pl.DataFrame(rows, schema_overrides={"first_ts": pl.Datetime("us", "UTC"), "last_ts": pl.Datetime("us", "UTC")})
-    states.commit(run, states.stage(table.to_arrow(compat_level=pl.CompatLevel.oldest())))
+    states.commit(run, states.stage(table.to_arrow(compat_level=pl.CompatLevel.oldest()), states.mark()))
 
 
 def marks(states: States, runs: tuple[int, ...], **options: object) -> dict[str, int]:
@@ -91,7 +91,7 @@ def test_keys_and_ranges(states: States) -> None:
 
 def test_commit_happens_once(states: States, home: Home) -> None:
     write(states, 1, {"a": 1})
-    staged = states.stage(states.read((1,)))
+    staged = states.stage(states.read((1,)), states.mark())
     states.commit(1, staged)
     states.commit(1, staged)
     assert home.tables.open(states.name).count_rows() == 1  # type: ignore[union-attr]
@@ -100,7 +100,7 @@ def test_commit_happens_once(states: States, home: Home) -> None:
 def test_racing_commits_of_one_run_read_as_one(states: States, home: Home) -> None:
     """Two refreshes of one plan may both find the run missing and append it; nobody is there twice."""
     write(states, 1, {"a": 1, "b": 2})
-    staged = states.stage(states.read((1,)))
+    staged = states.stage(states.read((1,)), states.mark())
     home.tables.commit(states.name, staged)
     assert home.tables.open(states.name).count_rows() == 4  # type: ignore[union-attr]
     assert marks(states, (1,)) == {"a": 1, "b": 2}
@@ -110,7 +110,7 @@ def test_racing_commits_of_one_run_read_as_one(states: States, home: Home) -> No
 def test_staged_rows_are_invisible_until_committed(states: States) -> None:
     write(states, 1, {"a": 1})
     table = states.read((1,))
-    states.stage(table.set_column(table.schema.get_field_index("run"), "run", [[2]]))
+    states.stage(table.set_column(table.schema.get_field_index("run"), "run", [[2]]), states.mark())
     assert marks(states, (1, 2)) == {"a": 1}
     assert marks(states, (2,)) == {}
 

@@ -1,0 +1,128 @@
+"""Upkeep of Lance tables: rows deleted by what they say, small files merged, columns indexed, files nobody reads removed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.compute import Expression
+
+from schemas.errors import ConflictError
+from store.tables import Tables
+
+#: Rows of one deletion by row id, and keys that an index is compared with a scan on.
+CHUNK, PROBES = 10_000, 64
+
+
+def delete(tables: Tables, name: str, filter: Expression) -> int:
+    """Delete the rows that pass ``filter``; how many. They stay in the files until ``compact`` and ``clean``."""
+    dataset = tables.open(name)
+    if dataset is None:
+        return 0
+    with _commits(tables, name):
+        return int(dataset.delete(filter)["num_deleted_rows"])
+
+
+def delete_rows(tables: Tables, name: str, dataset: lance.LanceDataset, rows: npt.NDArray[np.uint64]) -> int:
+    """Delete rows of ``dataset`` by the ids they have in it.
+
+    Raises:
+        ConflictError: the rows were moved meanwhile, so the ids mean others.
+    """
+    deleted = 0
+    for start in range(0, len(rows), CHUNK):
+        # Numbers of Lance's own; a typed filter cannot name that column. Never tried again, which would read the ids anew.
+        filter = f"_rowid IN ({','.join(map(str, rows[start : start + CHUNK].tolist()))})"
+        with _commits(tables, name):
+            deleted += int(dataset.delete(filter, conflict_retries=0)["num_deleted_rows"])
+    return deleted
+
+
+def compact(tables: Tables, name: str) -> None:
+    """Merge small files and leave deleted rows out.
+
+    Raises:
+        ConflictError: another one changed the same files.
+    """
+    dataset = tables.open(name)
+    if dataset is not None:
+        with _commits(tables, name):
+            dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
+        _verify(tables, name)
+
+
+def unindexed(dataset: lance.LanceDataset, column: str) -> int:
+    """Rows that an equality on ``column`` has to scan."""
+    if _index(dataset, column) is None:
+        return int(dataset.count_rows())
+    return int(dataset.stats.index_stats(f"{column}_idx")["num_unindexed_rows"])
+
+
+def index(tables: Tables, name: str, columns: Sequence[str]) -> None:
+    """Index ``columns``, or bring their indices up to date, and compare what they find with scans."""
+    dataset = tables.open(name)
+    if dataset is None:
+        return
+    for column in columns:
+        with _commits(tables, name):
+            if _index(dataset, column) is None:
+                dataset.create_scalar_index(column, "BTREE")
+            else:
+                dataset.optimize.optimize_indices(index_names=[f"{column}_idx"])
+    _verify(tables, name)
+
+
+def _index(dataset: lance.LanceDataset, column: str) -> str | None:
+    return next((f"{column}_idx" for found in dataset.describe_indices() if found.name == f"{column}_idx"), None)
+
+
+def _verify(tables: Tables, name: str) -> None:
+    """Drop an index that does not find what a scan finds: Lance has had such bugs after compaction."""
+    dataset = tables.open(name)
+    if dataset is None or not dataset.count_rows():
+        return
+    places = np.unique(np.linspace(0, dataset.count_rows() - 1, PROBES).astype(np.int64))
+    for column in dataset.schema.names:
+        if _index(dataset, column) is None:
+            continue
+        values = pc.unique(dataset.take(places, columns=[column]).column(column))
+        filter = pc.field(column).isin(values)
+        counts = [dataset.scanner(columns=[column], filter=filter, use_scalar_index=use).count_rows() for use in (True, False)]
+        if counts[0] != counts[1]:
+            with _commits(tables, name):
+                dataset.drop_index(f"{column}_idx")
+
+
+def old_bytes(dataset: lance.LanceDataset, grace: timedelta) -> int:
+    """Bytes that only versions older than ``grace`` name."""
+    return int(dataset.explain_cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False).stats.bytes_removed)
+
+
+def clean(tables: Tables, name: str, grace: timedelta) -> None:
+    """Remove versions older than ``grace`` and the files that only they name."""
+    dataset = tables.open(name)
+    if dataset is not None:
+        with _commits(tables, name):
+            dataset.cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False)
+
+
+def tracked(dataset: lance.LanceDataset) -> set[str]:
+    """Files that some version names, by path below the table."""
+    return set(dataset.tracked_files().read_all().column("path").to_pylist())
+
+
+@contextmanager
+def _commits(tables: Tables, name: str) -> Iterator[None]:
+    tables.guard()
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+        if any(sign in str(error).lower() for sign in ("conflict", "concurrent", "too many", "retry")):
+            raise ConflictError(
+                f"table {name} was changed by another writer at the same time", where=tables.uri, mend="tapstate maintain --yes, again"
+            ) from error
+        raise tables.failed("change", name, error) from error
