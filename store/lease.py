@@ -39,7 +39,8 @@ class Lease:
         self.home, self.name, self.work = home, name, work
         self._token = secrets.token_hex(8)
         self._number = 0
-        self._lock = threading.Lock()
+        # A renewal is one step to whoever asks in between.
+        self._lock = threading.RLock()
 
     def take(self) -> None:
         """Take it, from nobody or from a dead holder.
@@ -82,10 +83,11 @@ class Lease:
         Raises:
             ConflictError: it was taken over.
         """
-        if self.home.objects.get(self._path(self._number + 1)) is None:
-            mine = Ledger(self.home.objects, f"{FOLDER}/{self.name}", LeaseRecord).get(self._number)
-            if mine and mine.token == self._token:
-                return
+        with self._lock:
+            if self.home.objects.get(self._path(self._number + 1)) is None:
+                mine = Ledger(self.home.objects, f"{FOLDER}/{self.name}", LeaseRecord).get(self._number)
+                if mine and mine.token == self._token:
+                    return
         raise self._lost()
 
     def release(self) -> None:

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -195,21 +194,27 @@ def test_killed_and_run_again(
     calm, hit = new_home("calm"), new_home("hit")
     undisturbed, _ = ingest(calm, TableSource([str(large_file)]), historical=True)
     command = ["-m", "flows.cli", "--home", hit.uri, "ingest", "table", str(large_file), "--historical", "--output", "json"]
-    if stage == "read":
-        process = spawn(*command)
-        time.sleep(2.5)
-        process.kill()
-    else:
-        halt = {"append": "pipelines.ingest._append_rejects", "record": "store.records.Ledger.append"}[stage]
-        owner, _, name = halt.rpartition(".")
-        code = f"""
+    halt, call = {
+        "read": ("pipelines.ingest._spool", 2),
+        "append": ("pipelines.ingest._append_rejects", 1),
+        "record": ("store.records.Ledger.append", 1),
+    }[stage]
+    owner, _, name = halt.rpartition(".")
+    code = f"""
 import os, pkgutil, signal, sys
-setattr(pkgutil.resolve_name({owner!r}), {name!r}, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+owner, calls = pkgutil.resolve_name({owner!r}), []
+real = getattr(owner, {name!r})
+def halt(*arguments):
+    calls.append(arguments)
+    if len(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+setattr(owner, {name!r}, halt)
 sys.argv = ["tapstate", *{command[2:]!r}]
 from flows.cli import main
 main()
 """
-        process = spawn("-c", code)
+    process = spawn("-c", code)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert Home(hit.uri).ingests.last() == 0

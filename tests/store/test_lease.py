@@ -54,6 +54,25 @@ def test_the_second_is_told_who_holds_it(home: Home) -> None:
     Lease(home, "line", "mine").take()
 
 
+def test_asked_in_the_middle_of_a_renewal_it_is_ours(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, written = module.Lease._write, threading.Event()
+
+    def slow(self: module.Lease, number: int) -> bool:
+        made = real(self, number)
+        if number > 1:
+            written.set()
+            threading.Event().wait(0.1)
+        return made
+
+    monkeypatch.setattr(module.Lease, "_write", slow)
+    with lease(home, "line", "work") as held:
+        renewal = threading.Thread(target=held.renew)
+        renewal.start()
+        written.wait()
+        held.check()
+        renewal.join()
+
+
 def test_renewals_make_it_last(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TERM", timedelta(seconds=0.4))
     with lease(home, "line", "work") as held:
