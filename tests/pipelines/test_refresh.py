@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from schemas.records import IngestRecord, VersionRecord
 from schemas.states import StateBatch
 from store.home import Home
 from store.models import Models
+from store.purge import fence
 from store.states import States
 
 Night = Callable[..., VersionRecord | None]
@@ -263,3 +265,47 @@ def test_a_failed_shard_is_named_and_the_others_are_kept(home: Home, put: Put, n
     version = night(Home(home.uri))
     assert version
     assert (version.users, len(done)) == (30, 1)
+
+
+@pytest.mark.parametrize("stage", ["encode", "update"])
+def test_work_of_before_a_fence_is_refused(home: Home, put: Put, night: Night, stage: str) -> None:
+    """What a worker makes counts as begun when its plan was made, however late it runs; and the plan is not taken up again."""
+    put(home, history(12, 4))
+    slow = Refresh(home)
+    folder, plan = slow.plan()  # type: ignore[misc]
+    (name,) = (name for name in home.tables.names() if name.startswith({"encode": "embeddings", "update": "states"}[stage]))
+    fence(home.tables, name)
+    with pytest.raises(ConflictError, match="purged while rows for it were written"):
+        slow.commit(folder, plan, slow.encode(plan), slow.update(folder, plan), datetime.now(UTC))
+    assert not home.objects.names("plans")
+    version = night(Home(home.uri))
+    assert version
+    assert (version.users, version.events) == (12, 48)
+
+
+def test_what_says_itself_what_mends_it_is_passed_on(home: Home, put: Put, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.update import Updater
+    from schemas.errors import HomeError
+
+    def full(self: Updater, *_: Any) -> Any:
+        raise HomeError("no space left", where="here", mend="free space")
+
+    put(home, history(4, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "_update", full)
+        with pytest.raises(HomeError, match=r"no space left \(here\)\n  mend: free space"):
+            night(home)
+    assert night(Home(home.uri))
+
+
+def test_a_manifest_that_cannot_be_read_is_made_again(home: Home, put: Put, night: Night) -> None:
+    put(home, history(12, 12))
+    stopped = Refresh(home)
+    folder, plan = stopped.plan()  # type: ignore[misc]
+    stopped.encode(plan)
+    stopped.update(folder, plan)
+    for name, data in (("encode-0", b"{"), ("update-0", b'{"seconds": 1}')):
+        Path(home.uri, folder, f"{name}.json").write_bytes(data)
+    version = night(Home(home.uri))
+    assert version
+    assert (version.runs, version.users, version.events) == ((plan.run,), 12, 144)

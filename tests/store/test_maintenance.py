@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lance
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -233,18 +234,28 @@ def test_indices_are_read_by(home: Home, put: Any, monkeypatch: pytest.MonkeyPat
     assert survey(home) == []
 
 
-def test_a_reader_outlives_compaction(home: Home) -> None:
-    """A table opened before its files went is read again from the newest version."""
+@pytest.mark.parametrize("few", [0, 1_000], ids=["by a pass", "by filter"])
+def test_a_reader_outlives_compaction(home: Home, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """A table opened before its files went is read again from the newest version; so is one in which keys are looked up."""
+    monkeypatch.setattr("store.tables.FEW", few)
     schema = pa.schema([("n", pa.int64())])
     for start in range(0, 40, 10):
         home.tables.append("t", schema, iter([pa.record_batch({"n": range(start, start + 10)}, schema)]), home.tables.mark("t", schema))
-    old = lance.dataset(f"{home.tables.uri}/t.lance")
+    upkeep.delete(home.tables, "t", pc.field("n") == 5)
+    whole, keys = [n for n in range(40) if n != 5], np.array([3, 5, 6, 39, 99])
+    assert home.tables.find("t", schema, ["n"], {"n": keys})["n"].to_pylist() == [3, 6, 39]
+    old = [lance.dataset(f"{home.tables.uri}/t.lance") for _ in range(2)]
     upkeep.compact(home.tables, "t")
     upkeep.clean(home.tables, "t", timedelta(0))
-    real, first = home.tables.open, [old]
-    home.tables.open = lambda name: first.pop() if first else real(name)  # type: ignore[method-assign]
-    assert home.tables.read("t", schema, ["n"])["n"].to_pylist() == list(range(40))
-    assert not first
+    real = home.tables.open
+    for read, wanted in (
+        (lambda: home.tables.read("t", schema, ["n"]), whole),
+        (lambda: home.tables.find("t", schema, ["n"], {"n": keys}), [3, 6, 39]),
+    ):
+        first = [old.pop()]
+        home.tables.open = lambda name, first=first: first.pop() if first else real(name)  # type: ignore[method-assign, misc]
+        assert read()["n"].to_pylist() == wanted
+        assert not first
 
 
 def test_old_bundles_go(home: Home, put: Any, night: Night) -> None:
