@@ -11,6 +11,7 @@ from schemas.records import VersionRecord
 from store.comparison import View
 from store.home import Home
 from store.measures import cosine_shift
+from store.versions import kept
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Entry:
 
 def user_history(home: Home, user_id: str) -> list[Entry]:
     """An entry for every version, oldest first, with or without the user."""
-    versions = home.versions.all()
+    versions = kept(home)
     lines: dict[str, list[VersionRecord]] = {}
     for version in versions:
         lines.setdefault(version.aggregator, []).append(version)

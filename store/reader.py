@@ -26,7 +26,7 @@ from store.bundle import key_ranges
 from store.comparison import Comparison, View, compare
 from store.events import EventLog
 from store.home import Home
-from store.versions import aliases, resolve
+from store.versions import aliases, kept, resolve
 
 #: Users of one step of a scan, about.
 STEP = 1 << 18
@@ -139,9 +139,9 @@ class Store:
         return Snapshot(self.home, resolve(self.home, reference.isoformat() if isinstance(reference, datetime) else reference))
 
     def versions(self) -> pl.DataFrame:
-        """Every version, oldest first: number, created_at, aggregator, encoder, parent and counts."""
+        """Every version that can be read, oldest first: number, created_at, aggregator, encoder, parent and counts."""
         names = ("number", "created_at", "aggregator", "encoder", "parent", "users", "users_changed", "events", "events_new", "trained")
-        return pl.DataFrame([record.model_dump(include=set(names)) for record in self.home.versions.all()], infer_schema_length=None)
+        return pl.DataFrame([record.model_dump(include=set(names)) for record in kept(self.home)], infer_schema_length=None)
 
     def events(self, user_ids: Sequence[str], columns: Sequence[str] = EVENT_COLUMNS) -> pl.DataFrame:
         """Current events of the given users, the latest revision of each, sorted by user and time."""

@@ -1,7 +1,7 @@
 """Retention: which versions and bundles are kept, and which rows only the others read.
 
 A version is retired by a record before its superseded rows are folded; whoever gives it a name meanwhile wins. Never retired: the newest
-of every line, what an alias names, and what a bundle on the shelf was made of.
+of every line, what an alias names or would be rolled back to, and what a bundle on the shelf was made of.
 """
 
 import json
@@ -22,7 +22,7 @@ from store.action import Action, folder_bytes, row_bytes, state_tables
 from store.bundle import key_ranges
 from store.home import Home, provenance
 from store.lease import living
-from store.versions import aliases, retired
+from store.versions import aliases, retired, returns
 
 #: Rows of one pass of folding, about.
 FOLD_ROWS = 2_000_000
@@ -79,11 +79,11 @@ def _drop_bundle(home: Home, name: str) -> None:
 
 
 def needed(home: Home) -> set[int]:
-    """Versions that a name or a bundle holds, and the newest of every line."""
+    """Versions that a name, a rollback of it or a bundle needs, and the newest of every line."""
     versions = home.versions.all()
     lines = {version.aggregator: version.number for version in versions}
     bundled = {number for name in home.objects.names("bundles") if (number := bundle_version(name))}
-    return {*lines.values(), *aliases(home), *bundled}
+    return {*lines.values(), *aliases(home), *returns(home), *bundled}
 
 
 def retirements(home: Home) -> dict[int, Action]:

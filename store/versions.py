@@ -21,34 +21,43 @@ def resolve(home: Home, reference: str | int | None = None) -> VersionRecord:
     """A version by number, alias or moment; by default ``production``, or the newest if nothing is promoted yet.
 
     Raises:
-        NotFoundError: there is none, or was none at that moment.
+        NotFoundError: there is none, was none at that moment, or it is retired by now.
     """
     if reference is None:
         record = home.versions.get(current(home, PRODUCTION) or home.versions.last())
         if record is None:
             raise NotFoundError("no version yet", where=home.uri, mend="tapstate refresh")
         return record
-    name, _, moment = str(reference).rpartition("@")
-    when = _moment(moment)
-    if when and (not name or _known(home, name)):
-        return _at(home, name or PRODUCTION, when)
-    number: int | None = None
-    if str(reference).isdecimal():
-        number = int(reference)
-    elif _known(home, str(reference)):
-        number = current(home, str(reference))
-    record = home.versions.get(number) if number else None
-    if record is not None and (end := home.retired.get(record.number)):
-        kept = [n for n in range(1, home.versions.last() + 1) if home.retired.get(n) is None]
-        nearest = min(kept, key=lambda n: abs(n - record.number), default=None)
+    record = _named(home, str(reference))
+    if record is None:
+        raise NotFoundError(f"no version, alias or moment {reference!r}", where=home.uri, mend="tapstate versions")
+    if end := home.retired.get(record.number):
+        nearest = min((version.number for version in kept(home)), key=lambda n: abs(n - record.number), default=None)
         raise NotFoundError(
             f"version {record.number} was retired on {end.created_at:%Y-%m-%d} ({end.reason})",
             where=home.uri,
             mend=f"take the nearest version that is kept, {nearest}; tapstate versions lists them",
         )
-    if record is None:
-        raise NotFoundError(f"no version, alias or moment {reference!r}", where=home.uri, mend="tapstate versions")
     return record
+
+
+def _named(home: Home, reference: str) -> VersionRecord | None:
+    name, _, moment = reference.rpartition("@")
+    when = _moment(moment)
+    if when and (not name or _known(home, name)):
+        return _at(home, name or PRODUCTION, when)
+    number: int | None = None
+    if reference.isdecimal():
+        number = int(reference)
+    elif _known(home, reference):
+        number = current(home, reference)
+    return home.versions.get(number) if number else None
+
+
+def kept(home: Home) -> list[VersionRecord]:
+    """Versions that can be read, oldest first."""
+    gone = retired(home)
+    return [version for version in home.versions.all() if version.number not in gone]
 
 
 def retired(home: Home) -> set[int]:
@@ -121,6 +130,12 @@ def rollback(home: Home, *, alias: str = PRODUCTION, reason: str) -> AliasRecord
         what = f"{alias} has named no version before {trail[0]}" if trail else f"there is no alias {alias!r}"
         raise NotFoundError(what, where=home.uri, mend="tapstate versions --moves")
     return _move(home, alias, trail[-2], trail[-1], reason, rollback=True)
+
+
+def returns(home: Home) -> set[int]:
+    """Versions that a rollback of an alias would go back to."""
+    trails = (_trail(home.aliases(alias).all()) for alias in home.objects.names("aliases"))
+    return {trail[-2] for trail in trails if len(trail) > 1}
 
 
 def held(home: Home, alias: str = PRODUCTION) -> AliasRecord | None:

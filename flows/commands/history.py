@@ -16,6 +16,7 @@ def history(
 ) -> None:
     """Show the versions that changed a user's state: events behind it, and how far it moved within its line (1 − cosine)."""
     from store.history import user_history
+    from store.versions import kept
 
     home = open_home()
     entries = user_history(home, user)
@@ -36,4 +37,4 @@ def history(
         for e in entries
         if all or e.changed
     ]
-    emit(rows, output, title=f"{len(rows)} of {len(home.versions.all())} versions")
+    emit(rows, output, title=f"{len(rows)} of {len(kept(home))} versions")

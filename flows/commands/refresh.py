@@ -29,7 +29,8 @@ def refresh(
 ) -> None:
     """New events into a new version: encode, update the changed users, check, promote, bundle.
 
-    What stands after -- goes to the Beam runner: tapstate refresh --engine beam -- --direct_running_mode=multi_processing --direct_num_workers=2
+    What stands after -- goes to the Beam runner:
+    tapstate refresh --engine beam -- --direct_running_mode=multi_processing --direct_num_workers=2
     """
     from flows.prefect_home import settle
     from store.lines import Lines

@@ -15,12 +15,12 @@ def versions(
     ] = False,
     output: OutputOption = Output.table,
 ) -> None:
-    """List versions, newest last. Versions of one aggregator form a line."""
+    """List versions that can be read, newest last. Versions of one aggregator form a line."""
     home = open_home()
     if moves:
         _moves(home, output)
         return
-    from store.versions import aliases, counts
+    from store.versions import aliases, counts, kept
 
     named = aliases(home)
     rows: list[dict[str, Any]] = [
@@ -34,7 +34,7 @@ def versions(
             "events": counts(home, record)[1],
             "parent": record.parent,
         }
-        for record in home.versions.all()
+        for record in kept(home)
     ]
     emit(rows, output, title=f"{len(rows)} versions")
 

@@ -18,12 +18,14 @@ from schemas.errors import ConflictError, NotFoundError
 from schemas.records import VersionRecord
 from store import upkeep
 from store.events import EventLog
+from store.history import user_history
 from store.home import Home, new_run
 from store.lease import lease
 from store.maintenance import maintain, survey
 from store.models import Models
+from store.reader import Store
 from store.states import States
-from store.versions import promote, resolve, retired
+from store.versions import promote, resolve, retired, rollback
 
 Night = Callable[..., VersionRecord | None]
 KEEP_ALL = MaintainConfig(grace_minutes=0)
@@ -154,6 +156,10 @@ def test_retired_versions_are_folded(place: str, new_home: Callable[..., Home], 
     with pytest.raises(NotFoundError, match="version 3 was retired") as gone:
         resolve(home, 3)
     assert "nearest version that is kept, 2" in gone.value.mend
+    with pytest.raises(NotFoundError, match="version 3 was retired"):
+        resolve(home, versions[2].created_at.isoformat())  # type: ignore[union-attr]
+    assert [entry.version for entry in user_history(home, "u1")] == [2, 4, 5]
+    assert Store(home.uri).versions()["number"].to_list() == [2, 4, 5]
     assert survey(home) == []
     put(home, rows(4, 9), name="9.jsonl")
     assert night(home).parent == 5  # type: ignore[union-attr]
@@ -161,7 +167,7 @@ def test_retired_versions_are_folded(place: str, new_home: Callable[..., Home], 
 
 def test_a_version_named_meanwhile_is_kept(home: Home, put: Any, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned(home, MaintainConfig(keep_versions=1, keep_days=0))
-    for number in range(2):
+    for number in range(3):
         put(home, rows(4, number))
         night(home)
     retiring = next(a for a in survey(home) if a.what == "version 1")
@@ -170,9 +176,14 @@ def test_a_version_named_meanwhile_is_kept(home: Home, put: Any, night: Night, m
     assert retired(home) == set()
     promote(home, 2, expected=1, reason="newer")
     retiring.act()
+    assert retired(home) == set(), "a rollback would need it"
+    assert rollback(home, reason="odd answers").version == 1
+    promote(home, 2, expected=1, reason="mended")
+    promote(home, 3, expected=2, reason="newest")
+    retiring.act()
     assert retired(home) == {1}
     with pytest.raises((NotFoundError, ConflictError), match="retired"):
-        promote(home, 1, expected=2, reason="too late")
+        promote(home, 1, expected=3, reason="too late")
 
 
 def test_rows_that_were_appended_twice_are_folded(home: Home, put: Any, night: Night) -> None:
