@@ -1,14 +1,16 @@
 """Models that a home names, ready to run: an aggregator with the LLM that it describes."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from encoders.checkpoint import load_aggregator
-from encoders.llm import FrozenLLM
 from encoders.personalizer import Aggregator
 from schemas.errors import CompatibilityError, NotFoundError
 from store.home import Home
 from store.models import Models
+
+if TYPE_CHECKING:
+    from encoders.llm import FrozenLLM
 
 
 def open_aggregator(home: Home, name: str, encoder: str) -> Aggregator:
@@ -26,13 +28,16 @@ def open_aggregator(home: Home, name: str, encoder: str) -> Aggregator:
     return aggregator
 
 
-def described_llm(home: Home, about: Mapping[str, Any]) -> FrozenLLM:
+def described_llm(home: Home, about: Mapping[str, Any]) -> "FrozenLLM":
     """The LLM of a description (``FrozenLLM.describe``): one made from the home by its hash, another by its directory or id.
 
     Raises:
         ConfigError: no such model any more.
         CompatibilityError: a model is there, with other weights, tokenizer, prompt or neutral prefix.
     """
+    # Here, not above: most workers need neither transformers nor an LLM, and both take seconds to import.
+    from encoders.llm import FrozenLLM
+
     fingerprint = str(about["fingerprint"])
     try:
         model = str(Models(home).directory(fingerprint))
