@@ -80,7 +80,7 @@ def _table(home: Home, name: str) -> Iterable[Action]:
         yield Action(
             f"indices of {name}", f"reads look rows up by {', '.join(lacking)}", 0, partial(upkeep.index, home.tables, name, lacking)
         )
-    old = upkeep.old_bytes(dataset, grace)
+    old = upkeep.old_bytes(home.tables, name, grace)
     if old or small >= FRAGMENTS or deleted:
         why = f"replaced longer than {grace.total_seconds() / 60:g} minutes ago"
         yield Action(f"old versions of {name}", why, old, partial(upkeep.clean, home.tables, name, grace))

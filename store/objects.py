@@ -1,5 +1,7 @@
 """Small objects of a home, on a local directory or an S3-type store: get, put, list, and put-if-absent."""
 
+import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlparse
@@ -65,6 +67,7 @@ class Objects:
         except Exception as error:
             raise self._failed("delete", folder, error) from error
         self.remove(*paths)
+        self._prune(folder)
 
     def files(self, folder: str = "") -> dict[str, tuple[int, datetime]]:
         """Everything below ``folder``: bytes and time of last change by path below the home."""
@@ -111,6 +114,14 @@ class Objects:
     def discard_part(self, path: str) -> None:
         """Delete what ``parts`` listed."""
         (Path(self.uri) / path).unlink(missing_ok=True)
+        self._prune(path.rpartition("/")[0])
+
+    def _prune(self, folder: str) -> None:
+        """Remove directories without files, which count as names: a writer that was killed before its file leaves one."""
+        if folder and not self.remote:
+            for place, _, _ in os.walk(Path(self.uri) / folder, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(place)
 
     def _failed(self, verb: str, path: str, error: Exception) -> HomeError:
         return HomeError(f"cannot {verb}: {error}", where=f"{self.uri}/{path}", mend="check permissions, free space and the connection")

@@ -156,8 +156,7 @@ def loose_files(home: Home, name: str) -> dict[str, int]:
     busy = any(lease != "maintain" for lease in living(home))
     if busy:
         there = {path: about for path, about in there.items() if about[1] < datetime.now(UTC) - STALE}
-    dataset = home.tables.open(name)
-    named = upkeep.tracked(dataset) if dataset is not None else set()
+    named = upkeep.tracked(home.tables, name)
     for folder in pending(home):
         named |= _staged(home, folder)
     return {

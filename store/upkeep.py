@@ -1,8 +1,9 @@
 """Upkeep of Lance tables: rows deleted by what they say, small files merged, columns indexed, files nobody reads removed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import lance
 import numpy as np
@@ -12,7 +13,9 @@ import pyarrow.compute as pc
 from pyarrow.compute import Expression
 
 from schemas.errors import ConflictError
-from store.tables import Tables
+from store.tables import ATTEMPTS, LANCE_ERRORS, Tables
+
+T = TypeVar("T")
 
 #: Rows of one deletion by row id, and keys that an index is compared with a scan on.
 CHUNK, PROBES = 10_000, 64
@@ -97,9 +100,13 @@ def _verify(tables: Tables, name: str) -> None:
                 dataset.drop_index(f"{column}_idx")
 
 
-def old_bytes(dataset: lance.LanceDataset, grace: timedelta) -> int:
+def old_bytes(tables: Tables, name: str, grace: timedelta) -> int:
     """Bytes that only versions older than ``grace`` name."""
-    return int(dataset.explain_cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False).stats.bytes_removed)
+
+    def look(dataset: lance.LanceDataset) -> int:
+        return int(dataset.explain_cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False).stats.bytes_removed)
+
+    return _over_versions(tables, name, look) or 0
 
 
 def clean(tables: Tables, name: str, grace: timedelta) -> None:
@@ -110,9 +117,28 @@ def clean(tables: Tables, name: str, grace: timedelta) -> None:
             dataset.cleanup_old_versions(older_than=grace, error_if_tagged_old_versions=False)
 
 
-def tracked(dataset: lance.LanceDataset) -> set[str]:
-    """Files that some version names, by path below the table."""
-    return set(dataset.tracked_files().read_all().column("path").to_pylist())
+def tracked(tables: Tables, name: str) -> set[str]:
+    """Files that some version of the table names, by path below it."""
+    return _over_versions(tables, name, lambda dataset: set(dataset.tracked_files().read_all().column("path").to_pylist())) or set()
+
+
+def _over_versions(tables: Tables, name: str, look: Callable[[lance.LanceDataset], T]) -> T | None:
+    """What ``look`` finds over all versions of a table, None without one; again if another one removed some of them meanwhile."""
+    for left in reversed(range(ATTEMPTS)):
+        dataset = tables.open(name)
+        if dataset is None:
+            return None
+        try:
+            return look(dataset)
+        except LANCE_ERRORS as error:
+            if not left or not _cleaned(error):
+                raise tables.failed("list versions of", name, error) from error
+    raise AssertionError
+
+
+def _cleaned(error: BaseException) -> bool:
+    """Whether a version was removed between being listed and being read."""
+    return "not found" in str(error).lower() and ".manifest" in str(error)
 
 
 @contextmanager
@@ -120,8 +146,8 @@ def _commits(tables: Tables, name: str) -> Iterator[None]:
     tables.guard()
     try:
         yield
-    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
-        if any(sign in str(error).lower() for sign in ("conflict", "concurrent", "too many", "retry")):
+    except LANCE_ERRORS as error:
+        if _cleaned(error) or any(sign in str(error).lower() for sign in ("conflict", "concurrent", "too many", "retry")):
             raise ConflictError(
                 f"table {name} was changed by another writer at the same time", where=tables.uri, mend="tapstate maintain --yes, again"
             ) from error

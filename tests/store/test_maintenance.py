@@ -224,6 +224,40 @@ def test_files_are_left_alone_while_somebody_works(home: Home) -> None:
     assert not [path for path in home.tables.files("t") if path.startswith("data/")]
 
 
+@pytest.mark.parametrize("seen", ["tracked_files", "explain_cleanup_old_versions"])
+def test_a_survey_outlives_a_cleaning_beside_it(home: Home, put: Any, monkeypatch: pytest.MonkeyPatch, seen: str) -> None:
+    """Lance lists versions and then reads each; an erasure removes them between the two."""
+    put(tuned(home), rows(3))
+    put(home, rows(3, 1))
+    before, look, missed = [a.what for a in survey(home)], getattr(lance.LanceDataset, seen), []
+
+    def raced(self: lance.LanceDataset, *args: Any, **options: Any) -> Any:
+        if not missed:
+            lance.dataset(self.uri).cleanup_old_versions(older_than=timedelta(0))
+            missed.append(self.uri)
+            raise OSError(f"Not found: {self.uri}/_versions/18446744073709551614.manifest, manifest.rs:52:15")
+        return look(self, *args, **options)
+
+    monkeypatch.setattr(lance.LanceDataset, seen, raced)
+    after = [a.what for a in survey(home)]
+    assert missed
+    assert set(after) <= set(before)
+
+
+def test_a_folder_that_a_killed_planner_left_goes(home: Home, put: Any, night: Night) -> None:
+    put(tuned(home), rows(3))
+    assert night(home)
+    done(home)
+    for name, file in (("empty", None), ("half", "plan.json#1")):
+        folder = Path(home.uri, "plans", name)
+        folder.mkdir(parents=True)
+        if file:
+            (folder / file).write_text("{")
+    assert {a.what for a in survey(home)} == {"plans/empty", "plans/half", "plans/half/plan.json#1"}
+    done(home)
+    assert survey(home) == []
+
+
 def test_indices_are_read_by(home: Home, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads by key go through the index; they find the same."""
     monkeypatch.setattr(module, "INDEX_ROWS", 0)

@@ -37,6 +37,21 @@ def test_put_get_names_delete(place: str) -> None:
     assert objects.get("ab/x") == b"x"
 
 
+def test_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
+    """A kill between making a directory and its file, and one between writing a file and naming it."""
+    objects = Objects(str(tmp_path))
+    (tmp_path / "plans/empty").mkdir(parents=True)
+    (tmp_path / "plans/half").mkdir()
+    (tmp_path / "plans/half/plan.json#1").write_bytes(b"{")
+    objects.delete("plans/empty")
+    objects.delete("plans/half")
+    assert objects.parts() == {"plans/half/plan.json#1": 1}
+    objects.discard_part("plans/half/plan.json#1")
+    assert objects.names("plans") == []
+    objects.put("plans/half/plan.json", b"{}")
+    assert objects.names("plans") == ["half"]
+
+
 def test_create_keeps_what_is_there(place: str) -> None:
     objects = Objects(place)
     assert objects.create("n/1.json", b"first")
