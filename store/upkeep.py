@@ -8,7 +8,6 @@ from typing import TypeVar
 import lance
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.compute import Expression
 
