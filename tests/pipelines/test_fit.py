@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
 from encoders.tuning import small_causal
+from pipelines.erase import Erasure
 from pipelines.evaluate import evaluate_bundle
 from pipelines.examples import read_events, tuning_users
 from pipelines.fit import fit
@@ -26,6 +29,7 @@ from store.events import EventLog
 from store.home import Home
 from store.lines import Lines
 from store.models import Models
+from store.states import States
 
 TRAIN = TrainConfig(steps=6, evaluate_every=3, llm_steps=4, prefix_length=2, history=16, batch_size=8)
 
@@ -100,11 +104,15 @@ def other_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def _states(home: Home, version: VersionRecord) -> pa.Table:
+    return States(home, version.aggregator, Models(home).spec(version.aggregator)).read(version.runs)
+
+
 @pytest.mark.parametrize("personalizer", ["pplug", "tapper"])
 def test_the_other_personalizers_are_refreshed_bundled_and_served_alike(
     new_home: Callable[..., Home], night: Callable[..., VersionRecord], source: SyntheticSource, other_llm: Path, personalizer: str
 ) -> None:
-    """One night and one more through the same calls; then another LLM's head on the same states, where they belong to none."""
+    """One night, one more and an erasure through the same calls; then another LLM's head on the same states, where they belong to none."""
     sections = {"pplug": PplugConfig(items=6), "tapper": TapperConfig(items=6, row_events=4, row_session=2, row_steps=1)}
     home = new_home(train=TRAIN, personalizer=personalizer, **sections)
     ingest(home, replace(source, last_day=11), historical=True)
@@ -125,6 +133,11 @@ def test_the_other_personalizers_are_refreshed_bundled_and_served_alike(
     assert mine.shape == (2, fitted.llm["hidden_size"])
     assert not np.array_equal(mine, theirs)
     assert not np.array_equal(mine, nobody)
+    kept = _states(home, second)
+    receipt = Erasure(home, [users[0]]).erase("asked for")
+    assert receipt.proof.hits == ()
+    assert f"model {fitted.aggregator[:12]}: a checkpoint" in " ".join(receipt.cannot_undo)
+    assert _states(home, second).equals(kept.filter(pc.field("user_id") != users[0]))
     config = home.config.model_copy(update={"llm": LLMConfig(model=str(other_llm))})
     if personalizer == "tapper":
         with pytest.raises(CompatibilityError, match="no other head fits"):
