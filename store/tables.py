@@ -185,7 +185,7 @@ class Tables:
         try:
             lance.LanceDataset.commit(f"{self.uri}/{name}.lance", lance.LanceOperation.Append(loaded), read_version=since)
         except LANCE_ERRORS as error:
-            lost = self._lost("append to", name, since, error)
+            lost = self.lost("append to", name, since, error)
             if isinstance(lost, ConflictError) and (now := self.open(name)) is not None:
                 # Unless a rival committed the very same rows before, nobody will name these files any more.
                 named = data_files(now)
@@ -197,15 +197,15 @@ class Tables:
         try:
             fragments = lance.fragment.write_fragments(rows, target, mode="append")
         except LANCE_ERRORS as error:
-            raise self._lost("write to", name, since, error) from error
+            raise self.lost("write to", name, since, error) from error
         return [json.dumps({"since": since, "fragment": fragment.to_json()}) for fragment in fragments]
 
-    def _lost(self, verb: str, name: str, since: int, error: BaseException) -> TapstateError:
-        """Why a write failed: a fence between, or the disk."""
+    def lost(self, verb: str, name: str, since: int, error: BaseException) -> TapstateError:
+        """Why a write that was begun at version ``since`` failed: a fence between, or the disk."""
         text = str(error).lower()
         gone = "not found" in text or "no such file" in text
         if isinstance(error, CommitConflictError) or (gone and (now := self.open(name)) is not None and now.version > since):
-            return ConflictError(f"{name} was purged while rows for it were written", where=self.uri, mend="run the command again")
+            return ConflictError(f"{name} was purged while it was written to", where=self.uri, mend="run the command again")
         return self.failed(verb, name, error)
 
     def scan(

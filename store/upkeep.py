@@ -143,6 +143,7 @@ def _cleaned(error: BaseException) -> bool:
 @contextmanager
 def _commits(tables: Tables, name: str) -> Iterator[None]:
     tables.guard()
+    now = tables.open(name)
     try:
         yield
     except LANCE_ERRORS as error:
@@ -150,4 +151,4 @@ def _commits(tables: Tables, name: str) -> Iterator[None]:
             raise ConflictError(
                 f"table {name} was changed by another writer at the same time", where=tables.uri, mend="tapstate maintain --yes, again"
             ) from error
-        raise tables.failed("change", name, error) from error
+        raise tables.lost("change", name, now.version if now is not None else 0, error) from error

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from lance.dataset import DatasetOptimizer
 
 import store.maintenance as module
 from schemas.config import MaintainConfig
-from schemas.errors import ConflictError, NotFoundError
+from schemas.errors import ConflictError, HomeError, NotFoundError
 from schemas.records import VersionRecord
 from store import upkeep
 from store.events import EventLog
@@ -23,6 +24,7 @@ from store.home import Home, new_run
 from store.lease import lease
 from store.maintenance import maintain, survey
 from store.models import Models
+from store.purge import fence
 from store.reader import Store
 from store.states import States
 from store.versions import promote, resolve, retired, rollback
@@ -212,6 +214,20 @@ def test_rows_moved_meanwhile_are_not_deleted_by_their_old_ids(home: Home) -> No
     with pytest.raises(ConflictError):
         upkeep.delete_rows(home.tables, "t", stale, ids)
     assert home.tables.open("t").count_rows() == 35  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+def test_a_compaction_whose_files_an_erasure_took_is_put_off(home: Home, put: Any, monkeypatch: pytest.MonkeyPatch, fenced: bool) -> None:
+    put(tuned(home), rows(3))
+
+    def torn(*_: Any, **__: Any) -> None:
+        if fenced:
+            fence(home.tables, "events")
+        raise OSError("LanceError(IO): failed to persist temp file to data/x.lance: No such file or directory (os error 2)")
+
+    monkeypatch.setattr(DatasetOptimizer, "compact_files", torn)
+    with pytest.raises(ConflictError if fenced else HomeError, match="events"):
+        upkeep.compact(home.tables, "events")
 
 
 def test_files_are_left_alone_while_somebody_works(home: Home) -> None:
