@@ -25,7 +25,7 @@ from encoders.training import Trained, train
 from schemas.config import Config, PplugConfig, TapperConfig, TrainConfig
 from schemas.errors import LeakError
 from schemas.states import StateBatch
-from store.packing import bundle_spec, pack
+from store.packing import Precision, bundle_spec, pack
 
 #: Items of a history that an arm may read when judged: what the banks keep. tide's slots alone would take more.
 HISTORY = 512
@@ -33,6 +33,7 @@ PROMPTED = ("none", "recency", "bm25")
 TRAINED = (
     "default",
     "tide",
+    "tide-int8",
     "tapper",
     "pplug",
     "tide-window",
@@ -43,7 +44,7 @@ TRAINED = (
     "tide-shuffled-dates",
 )
 REFERENCE = ("own-majority", "last-label", "llm-times-prior")
-ARMS = ("none", "default", "tide", "tapper", "pplug", "tide-window", "tide-shuffled-users", "recency", "bm25", *REFERENCE, *TRAINED[6:])
+ARMS = ("none", *TRAINED[:7], "recency", "bm25", *REFERENCE, *TRAINED[7:])
 #: Examples judged at a time, and answers written out per split for the writing tasks.
 BATCH, WRITTEN = 64, 300
 #: Latest events that a user's row is fitted from, histories of its examples included.
@@ -74,6 +75,11 @@ class Outcome:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """For ``np.savez``."""
         return {"event": self.event, "user": self.user, "history": self.history, **self.columns}
+
+
+def states_of(arm: str) -> Precision:
+    """How a bundle holds the states that an arm reads."""
+    return "int8" if arm.endswith("-int8") else "float16"
 
 
 Prefixes = Callable[[Ints], torch.Tensor]
@@ -263,7 +269,7 @@ def served(bench: Bench, trained: Trained, arm: str, seed: int, budget: Budget, 
         state = aggregator.update(StateBatch.empty(len(batch), aggregator.spec), events)
         if learned is not None:
             state = StateBatch({**state.columns, "user_row": np.stack([learned[u] for u in examples.user[batch]])}, state.offsets)
-        inputs = bundled(state, aggregator)
+        inputs = bundled(state, aggregator, states_of(arm))
         query = torch.from_numpy(examples.vectors[examples.query[batch]]).to(device).float()
         prefix: torch.Tensor = trained.head(trained.adapter(query), torch.from_numpy(examples.now[batch]).to(device), inputs)
         return prefix
@@ -271,9 +277,9 @@ def served(bench: Bench, trained: Trained, arm: str, seed: int, budget: Budget, 
     return prefixes
 
 
-def bundled(state: StateBatch, aggregator: Aggregator) -> dict[str, torch.Tensor]:
+def bundled(state: StateBatch, aggregator: Aggregator, states: Precision) -> dict[str, torch.Tensor]:
     """The head's inputs from states in a bundle's types."""
-    spec = bundle_spec(aggregator.spec, "float16")
+    spec = bundle_spec(aggregator.spec, states)
     kept = pack(state, spec)
     return {name: torch.from_numpy(x) for name, x in kept.head_inputs(spec).items()}
 

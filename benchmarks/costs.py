@@ -5,7 +5,7 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.arms import HISTORY, bundled, stops_of, variant, with_texts
+from benchmarks.arms import HISTORY, bundled, states_of, stops_of, variant, with_texts
 from benchmarks.datasets import Bench
 from encoders.examples import Ints
 from encoders.personalizer import EventBatch
@@ -27,14 +27,14 @@ def costs(bench: Bench, trained: Trained, arm: str, rows: Ints) -> dict[str, flo
     _, place = np.unique(examples.user[rows], return_index=True)
     chosen = rows[place][:MEASURED]
     stops = stops_of(examples, chosen)
-    packed, bytes_each = bundle_spec(spec, "float16"), []
+    packed, bytes_each = bundle_spec(spec, states_of(arm)), []
     for first, stop in zip(examples.first[chosen], stops, strict=True):
         events = np.arange(max(first, stop - HISTORY), stop)
         batch = examples.events(events, np.zeros(len(events), np.int64))
         state = aggregator.update(StateBatch.empty(1, spec), batch)
         bytes_each.append(records(np.zeros(1, np.int64), pack(state, packed), packed).nbytes)
     full = aggregator.update(StateBatch.empty(1, spec), _busy(bench))
-    inputs = bundled(full, aggregator)
+    inputs = bundled(full, aggregator, states_of(arm))
     query, now = torch.randn(1, examples.vectors.shape[1]), torch.tensor([int(examples.now.max())])
     taken = []
     with torch.no_grad():

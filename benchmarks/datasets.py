@@ -64,7 +64,7 @@ class Task:
     per_user: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
     """A task ready to be learned: ``examples`` of the users that take part, and who they are.
 

@@ -11,6 +11,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -27,6 +28,7 @@ from benchmarks.tables import write_tables
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
+from encoders.training import Trained
 from schemas.config import EncoderConfig
 from schemas.errors import TapstateError
 
@@ -59,11 +61,17 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
 
         found.update({s: arms.judge(bench, llm, r, nothing, arms.prompted(bench, arm, r)) for s, r in rows.items()})
     else:
-        trained = arms.learn(bench, llm, arm, seed, budget)
+        trained = _learned(bench, llm, arm.removesuffix("-int8"), seed, budget)
         prefixes = arms.served(bench, trained, arm, seed, budget, every)
         found.update({split: arms.judge(bench, llm, chosen, prefixes) for split, chosen in rows.items()})
         found["costs"] = costs(bench, trained, arm, every)
     return found
+
+
+@lru_cache(maxsize=1)
+def _learned(bench: Bench, llm: FrozenLLM, arm: str, seed: int, budget: Budget) -> Trained:
+    """The arm's training, which its states in other types share."""
+    return arms.learn(bench, llm, arm, seed, budget)
 
 
 def keep(directory: Path, name: str, outcome: Outcome, about: dict[str, Any]) -> None:

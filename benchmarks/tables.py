@@ -28,6 +28,7 @@ PAIRS = (
         for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "own-majority", "llm-times-prior")
     ),
     *((other, "default") for other in ("tapper", "pplug", "tide-shuffled-users")),
+    ("tide-int8", "tide"),
     ("default", "none"),
 )
 LOWER_IS_BETTER = {"nll", "mae", "rmse"}
