@@ -31,6 +31,7 @@ from store.needles import Needles
 from store.proof import Search, prove
 from store.pseudonyms import Pseudonyms, shown
 from store.purge import purge
+from store.scratch import sweep
 from store.scrub import Scrub
 from store.states import States
 from store.withdrawal import Withdrawal
@@ -244,6 +245,7 @@ class Erasure:
             self.meter.advance("erase", 1)
         self.withdrawal.withdraw(number)
         self.withdrawal.sweep(half_built)
+        sweep()
         self.meter.advance("erase", 1)
         for folder in self.home.objects.names("plans"):
             self.home.objects.delete(f"plans/{folder}")

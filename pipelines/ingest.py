@@ -6,7 +6,6 @@ another ingest took the record's number meanwhile, the comparison is made again 
 are rejected; an erasure that comes while rows are written makes the attempt begin again.
 """
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from store.denylist import Denylist
 from store.events import REJECTS_TABLE, EventLog
 from store.home import Home, new_run, provenance
 from store.lease import lease, unique
+from store.scratch import scratch
 
 #: Partitions of the spool, by the highest bits of the user key.
 PARTITIONS = 64
@@ -103,8 +103,8 @@ def ingest(home: Home, source: Source, *, historical: bool = False, meter: Meter
     """
     meter = meter or Silent()
     log = EventLog(home)
-    with tempfile.TemporaryDirectory(prefix="tapstate-ingest-") as directory:
-        spool = Spool(Path(directory))
+    with scratch() as directory:
+        spool = Spool(directory)
         meter.start("read", None, "rows")
         now = datetime.now(UTC)
         for batch in source.batches():

@@ -147,8 +147,7 @@ def _written(
             raise InputError(f"no delta on what is served now: {why}", where=f"{shelf.uri}/CURRENT", mend="tapstate bundle --full")
     if base is not None:
         runs = version.runs[len(_runs(home, base["version"])) :]
-    workplace = shelf.workplace()
-    try:
+    with shelf.workplace() as workplace:
         meter.start("bundle", version.users if base is None else None, "users")
         expected = version.users if base is None else version.users_changed
         erased = shelf.erased()
@@ -190,9 +189,6 @@ def _written(
         uri = shelf.publish(workplace, f"v{version.number}-{name[:8]}-{sealed['bundle_id'][:8]}", current=in_use)
         meter.finish("bundle")
         return uri, sealed
-    except BaseException:
-        shutil.rmtree(workplace, ignore_errors=True)
-        raise
 
 
 def _base(

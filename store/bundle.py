@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from store.home import Home
 from store.manifest import ERASED, FORMAT, INDEX, erased_tag
 from store.packing import pack, records
 from store.pseudonyms import Pseudonyms
+from store.scratch import scratch
 from store.states import States
 
 #: Keys and checks of users, int64 ``[n, 2]``.
@@ -155,12 +157,19 @@ class BundleShelf:
         self.home = home
         self.uri = f"{home.uri}/bundles"
 
-    def workplace(self) -> Path:
+    @contextmanager
+    def workplace(self) -> Iterator[Path]:
         """An empty directory to build a bundle in; on the home's own disk when it is local, so that a rename can publish it."""
         if self.home.objects.remote:
-            return Path(tempfile.mkdtemp(prefix="tapstate-bundle-"))
+            with scratch() as directory:
+                yield directory
+            return
         Path(self.uri).mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".building-", dir=self.uri))
+        directory = Path(tempfile.mkdtemp(prefix=".building-", dir=self.uri))
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def current(self) -> dict[str, Any] | None:
         """The manifest of the bundle that ``CURRENT`` names, with its ``name``; None if there is none that can be read."""
@@ -200,7 +209,6 @@ class BundleShelf:
             paths = sorted((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
             for path in paths:
                 self.home.objects.put(f"bundles/{name}/{path.relative_to(directory).as_posix()}", path.read_bytes())
-            shutil.rmtree(directory)
             return
         directory.chmod(0o755)
         _swap(directory, Path(self.uri) / name)

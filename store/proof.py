@@ -5,7 +5,6 @@ needle as part of a longer word (``u1`` in ``u12``), a text of another user that
 apart by decoding; they explain the raw hits of the same file, and a file that cannot be decoded gets no such benefit.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from schemas.records import ProofRecord
 from store.decode import decode
 from store.home import Home
 from store.needles import Needles
+from store.scratch import scratch
 
 #: Columns of texts that belong to somebody else even where they hold an id, and columns that say whose row it is.
 THEIRS = ("text", "target", "source", "sources", "created_by")
@@ -74,13 +74,14 @@ def _files(home: Home, others: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
     """Every file by name and local path; of a remote home, one copy at a time."""
     roots = [*others]
     if home.objects.remote:
-        for name in home.objects.files():
-            with tempfile.TemporaryDirectory(prefix="tapstate-proof-") as directory:
-                copy = Path(directory) / name.rsplit("/", 1)[-1]
+        with scratch() as directory:
+            for name in home.objects.files():
+                copy = directory / name.rsplit("/", 1)[-1]
                 data = home.objects.get(name)
                 if data is not None:
                     copy.write_bytes(data)
                     yield name, copy
+                    copy.unlink()
     else:
         roots.append(Path(home.uri))
     for root in roots:

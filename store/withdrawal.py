@@ -5,7 +5,6 @@ The new one lies there, and ``CURRENT`` names it, before the old one goes; who p
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +70,9 @@ class Withdrawal:
             if manifest is None or manifest["format"] != FORMAT:
                 continue
             if objects.get(f"bundles/{new}/manifest.json") is None:
-                place = self.shelf.workplace()
-                try:
+                with self.shelf.workplace() as place:
                     self._rewrite(bundle.name, manifest, place, number)
                     self.shelf.place(place, new)
-                except BaseException:
-                    shutil.rmtree(place, ignore_errors=True)
-                    raise
             if (objects.get(f"bundles/{CURRENT}") or b"").decode().strip() == bundle.name:
                 objects.put(f"bundles/{CURRENT}", new.encode())
         for bundle in reversed(affected):

@@ -54,11 +54,11 @@ def maintenance(home: Home) -> None:
 def bundle(home: Home) -> None:
     shelf = BundleShelf(home)
     for _ in range(2):
-        directory = shelf.workplace()
-        (directory / "states").mkdir()
-        (directory / "states" / "0.arrow").write_bytes(b"states")
-        (directory / "manifest.json").write_text("{}")
-        shelf.publish(directory, "v1-head")
+        with shelf.workplace() as directory:
+            (directory / "states").mkdir()
+            (directory / "states" / "0.arrow").write_bytes(b"states")
+            (directory / "manifest.json").write_text("{}")
+            shelf.publish(directory, "v1-head")
 
 
 OPERATIONS: dict[str, Callable[[Home, str], Any]] = {
