@@ -32,7 +32,7 @@ QUERY = "what should I cook tonight with the leeks and the half bottle of white 
 def run(
     rounds: Annotated[int, typer.Option(help="Turns of every candidate.")] = 30,
     calls: Annotated[int, typer.Option(help="Calls in one turn at batch 1; an eighth as many at batch 64.")] = 40,
-    threads: Annotated[int, typer.Option(help="Threads of each candidate; 0: one a core.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of each candidate; 0: one a core.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     output: Annotated[str, typer.Option(help="json.")] = "json",
 ) -> None:

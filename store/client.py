@@ -46,7 +46,7 @@ class Bundle:
     Args:
         directory: a bundle, or a directory whose ``CURRENT`` names one.
         providers: onnxruntime execution providers, best first.
-        threads: threads of one ONNX run; 0: one a core.
+        threads: threads of one ONNX run; 0: one a core, faster alone and far less even beside other work.
         llm: name or fingerprint of the LLM that prefixes are for.
         known: an open bundle; layers and graphs that both have are not read and checked again.
     """
@@ -56,7 +56,7 @@ class Bundle:
         directory: str | Path,
         providers: Sequence[str] = CPU,
         *,
-        threads: int = 0,
+        threads: int = 1,
         llm: str | None = None,
         known: "Bundle | None" = None,
     ) -> None:
@@ -83,7 +83,7 @@ class Bundle:
         uri: str | Path,
         providers: Sequence[str] = CPU,
         *,
-        threads: int = 0,
+        threads: int = 1,
         llm: str | None = None,
         cache: str | Path | None = None,
     ) -> "Bundle":

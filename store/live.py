@@ -36,7 +36,7 @@ class Live:
         every: float | None = None,
         *,
         providers: Sequence[str] = CPU,
-        threads: int = 0,
+        threads: int = 1,
         llm: str | None = None,
         cache: str | Path | None = None,
     ) -> None:

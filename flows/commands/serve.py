@@ -19,7 +19,7 @@ def serve(
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between looks at CURRENT.")] = 10.0,
     cache: Annotated[Path | None, typer.Option(help="Directory that bundles of an object store are pulled into.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="onnxruntime provider; repeatable, best first. [default: CPU]")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of one ONNX run; 0: one a core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of one ONNX run; 0: one a core.")] = 1,
     max_users: Annotated[int, typer.Option(min=1, help="Most users of one request.")] = 256,
     max_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of one request.")] = 1 << 20,
     rate: Annotated[float, typer.Option(min=0.001, help="Requests a second, over all callers.")] = 1000.0,
