@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from flows.commands import (
+    analysis,
     bundle,
     demo,
     deploy,
@@ -70,6 +71,9 @@ app.command("lines")(lines.lines)
 app.command("show")(show.show)
 app.command("history")(history.history)
 app.command("diff")(diff.diff)
+app.command("sql")(analysis.sql)
+app.command("similar")(analysis.similar)
+app.command("export")(analysis.export)
 app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
 app.add_typer(bundle.app, name="bundle")

@@ -247,3 +247,29 @@ def test_versions_compared_moved_and_put_back(
         assert (code != 0, out) == (True, "")
         assert said in err.replace("\n", " ")
         assert "mend" in err
+
+
+def test_questions_to_the_tables(
+    tapstate: Tapstate, home: Home, put: Callable[..., object], night: Callable[..., object], tmp_path: Path
+) -> None:
+    put(home, [{"user_id": f"u{n % 60}", "event_id": str(n), "ts": 1_700_000_000 + n, "text": f"[bold]{n}"} for n in range(70)])
+    night(home)
+    at = ("--home", home.uri)
+    code, out, err = tapstate(*at, "sql", "SELECT user_id, event_count, slot_mass FROM states@1 ORDER BY user_id", "--output", "json")
+    found = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert (code, len(found), found[0]["user_id"], found[0]["event_count"]) == (0, 60, "u0", 2)
+    code, out, err = tapstate(*at, "sql", "SELECT text FROM events ORDER BY ts LIMIT 60")
+    assert (code, "[bold]0" in out) == (0, True)
+    assert "50 of 60 rows" in err
+    code, out, err = tapstate(*at, "sql", "SELECT user_id FROM states", "--to", str(tmp_path / "a" / "b.parquet"), "-o", "json")
+    assert (code, json.loads(out)) == (0, {"file": str(tmp_path / "a" / "b.parquet"), "rows": 60})
+    code, out, err = tapstate(*at, "sql", "DROP TABLE states")
+    assert (code, out) == (1, "")
+    assert "mend: tapstate sql" in err
+    code, out, err = tapstate(*at, "similar", "u1", "--top", "3", "--output", "json")
+    assert (code, [set(row) for row in json.loads(out)]) == (0, [{"user_id", "cosine", "event_count"}] * 3)
+    code, out, err = tapstate(*at, "export", str(tmp_path / "events.parquet"), "--table", "events", "-o", "json")
+    assert (code, json.loads(out)["rows"]) == (0, 70)
+    code, out, err = tapstate(*at, "export", str(tmp_path / "events.csv"))
+    assert code == 1
+    assert "only Parquet" in err

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import HomeError, InputError, NotFoundError
 from schemas.records import VersionRecord
-from store import open_store, reader
+from store import open_store, snapshot
 from store.home import Home
 from store.versions import promote
 
@@ -66,7 +66,7 @@ def test_look_ups_and_scans(place: str, new_home: Callable[..., Home], wrote: Wr
 
 
 def test_a_scan_in_steps_is_the_whole(home: Home, wrote: Wrote, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "STEP", 9)
+    monkeypatch.setattr(snapshot, "STEP", 9)
     version = open_store(wrote(home, 1, {f"u{n}": [1, n, 0, 0] for n in range(50)}) and home.uri).version(1)
     parts = list(version.scan(["user_id"]))
     assert len(parts) == 6
