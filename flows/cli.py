@@ -13,6 +13,7 @@ from flows.commands import (
     demo,
     deploy,
     diff,
+    doctor,
     erase,
     history,
     ingest,
@@ -81,6 +82,7 @@ app.command("pull")(bundle.pull)
 app.command("serve")(serve.serve)
 app.command("erase")(erase.erase)
 app.command("maintain")(maintain.maintain)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("deploy")(deploy.deploy)
 
