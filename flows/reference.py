@@ -12,8 +12,8 @@ from schemas.config import Config, render
 DOCS = Path(__file__).parent.parent / "docs"
 CONFIGURATION = """# Configuration
 
-`config.toml` of a home, as `tapstate init` writes it: every setting with its default and what it means. A setting that is not there has its default; one that is unknown, or out of its range, is refused by name
-(exit code 2). Written by `python -m flows.reference`.
+`config.toml` of a home, as `tapstate init` writes it: every setting with its default and what it means. A setting that is not there has its
+default; one that is unknown, or out of its range, is refused by name (exit code 2). Written by `python -m flows.reference`.
 
 ```toml
 {toml}```
