@@ -22,6 +22,7 @@ from flows.commands import (
     maintain,
     promote,
     refresh,
+    report,
     serve,
     show,
     train,
@@ -75,6 +76,7 @@ app.command("diff")(diff.diff)
 app.command("sql")(analysis.sql)
 app.command("similar")(analysis.similar)
 app.command("export")(analysis.export)
+app.command("report")(report.report)
 app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
 app.add_typer(bundle.app, name="bundle")

@@ -1,11 +1,11 @@
 """The night as a Prefect flow: one task a stage, retried with back-off, with artifacts that say what was done."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -16,12 +16,16 @@ from pipelines.checks import complaint
 from pipelines.engines import Engine, new_engine
 from pipelines.publish import publish, shelved
 from pipelines.refresh import Refresh
+from pipelines.report import write_report
 from schemas.config import EngineConfig
 from schemas.errors import CheckError, ConflictError, TapstateError
 from schemas.records import VersionRecord
+from schemas.report import Report
+from store.comparison import Comparison
 from store.home import Home
 from store.lease import lease
 from store.lines import CANDIDATE, Lines
+from store.reports import page, pages
 from store.versions import PRODUCTION, current, held, promote
 
 T = TypeVar("T")
@@ -32,9 +36,9 @@ def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
     return not isinstance(state.result(raise_on_failure=False), TapstateError)
 
 
-def _stage(name: str, work: Callable[[], T]) -> T:
-    """Run one stage as a task. It takes no arguments, so that Prefect neither hashes nor stores what stages hand on."""
-    stage: Callable[[], T] = task(
+def _task(name: str, work: Callable[[], T]) -> Task[[], T]:
+    """One stage as a task. It takes no arguments, so that Prefect neither hashes nor stores what stages hand on."""
+    return task(
         name=name,
         retries=2,
         retry_delay_seconds=exponential_backoff(2),
@@ -42,7 +46,20 @@ def _stage(name: str, work: Callable[[], T]) -> T:
         cache_policy=NO_CACHE,
         persist_result=False,
     )(work)
-    return stage()
+
+
+def _stage(name: str, work: Callable[[], T]) -> T:
+    """Run one stage."""
+    return _task(name, work)()
+
+
+def _aside(home: Home, version: VersionRecord, known: Mapping[int, Comparison]) -> None:
+    """Report, as a task that may fail alone: the version stands, and what follows goes on."""
+    state = _task("report", lambda: _report(home, version, known))(return_state=True)
+    if not state.is_completed():
+        error = state.result(raise_on_failure=False)
+        get_run_logger().error("no report of version %s: %s; mend: tapstate report %s", version.number, error, version.number)
+        note(f"no report of version {version.number}: {error}\n  mend: tapstate report {version.number}")
 
 
 @flow(name="nightly", persist_result=False)
@@ -100,12 +117,15 @@ def _refresh(home: str, line: str | None, engine: Engine, *, full: bool, bundle:
                 # A run that was killed once its version was written left the rest to do.
                 promoted = _stage("promote", lambda: _promote(place, version)) if _unpromoted(place, version) else False
                 promoted = promoted or current(place, PRODUCTION) == version.number
+                if page(version.number) not in pages(place):
+                    _aside(place, version, {})
             else:
                 folder, plan = planned
                 encoded = _stage("encode", lambda: refresh.encode(plan))
                 shards = _stage("update", lambda: refresh.update(folder, plan))
                 version = _stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
-                _stage("report", lambda: _artifacts(version))
+                drift = {version.parent: refresh.drift} if version.parent and refresh.drift else {}
+                _aside(place, version, drift)
                 _stage("check", lambda: _check(version))
                 promoted = _stage("promote", lambda: _promote(place, version))
             if bundle and promoted and not shelved(place, version):
@@ -150,7 +170,8 @@ def _check(version: VersionRecord) -> None:
         raise CheckError(
             f"version {version.number} is kept but not promoted: {wrong}",
             where=f"version {version.number}",
-            mend=f"look with tapstate diff {version.parent or version.number} {version.number}; if it is as it should be: "
+            mend=f"look into {page(version.number)} of the home, or with "
+            f"tapstate diff {version.parent or version.number} {version.number}; if it is as it should be: "
             f"tapstate promote {version.number} --reason …, and change checks.* in config.toml",
         )
 
@@ -177,15 +198,27 @@ def _promote(home: Home, version: VersionRecord) -> bool:
     return ours
 
 
-def _artifacts(version: VersionRecord) -> None:
-    """What the night did, where Prefect's own pages show it."""
-    rows = [
-        {"figure": name, "value": getattr(version, name)}
-        for name in ("users", "users_changed", "events", "events_new", "texts_encoded", "cache_hits", "seconds")
-    ]
+def _report(home: Home, version: VersionRecord, known: Mapping[int, Comparison]) -> None:
+    """The page in the home, and its main figures where Prefect's own pages show them."""
+    path, found = write_report(home, version, known=known)
+    note(f"report: {path}")
+    work = found.work.model_dump()
+    rows = [{"figure": name, "value": value} for name, value in {"users": version.users, "events": version.events, **work}.items()]
     create_table_artifact(rows, key="night", description=f"version {version.number}")
-    stages = [{"stage": name, **stage.model_dump()} for name, stage in version.stages.items()]
+    stages = [stage.model_dump() for stage in found.stages]
     create_table_artifact(stages, key="stages", description="shards of each stage, the seconds they took together, and the longest")
-    lines = [f"# Version {version.number}", "", "| check | figure | line | |", "|---|---|---|---|"]
-    lines += [f"| {c.name} | {c.value:.4g} | {c.limit:.4g} | {'passed' if c.passed else '**failed**'} |" for c in version.checks]
-    create_markdown_artifact("\n".join(lines), key="checks")
+    create_markdown_artifact(_summary_page(found, path), key="report")
+
+
+def _summary_page(found: Report, path: str) -> str:
+    """A report in a few lines of Markdown; the rest is on its page."""
+    number, intake = found.version.number, found.intake
+    sums = f"{intake.accepted:,} accepted + {intake.duplicate:,} duplicate + {intake.corrected:,} corrected + {intake.rejected:,} rejected"
+    lines = [f"# Version {number}", "", f"Page: `{path}`", "", f"Read {intake.read:,} rows = {sums}."]
+    lines += [f"- {rows:,} rejects: {reason}" for reason, rows in intake.reasons.items()]
+    for drift in found.drift:
+        moved = f"{drift.moved:,} users moved, " if drift.moved is not None else ""
+        lines += ["", f"From version {drift.base} ({', '.join(drift.roles)}): {moved}neighbour overlap {drift.overlap:.4g}."]
+    lines += ["", "| check | figure | limit | |", "|---|---|---|---|"]
+    lines += [f"| {c.name} | {c.value:.4g} | {c.limit:.4g} | {'passed' if c.passed else '**failed**'} |" for c in found.checks]
+    return "\n".join([*lines, *(["", *found.notes] if found.notes else [])])

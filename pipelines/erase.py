@@ -31,6 +31,7 @@ from store.needles import Needles
 from store.proof import Search, prove
 from store.pseudonyms import Pseudonyms, shown
 from store.purge import purge
+from store.reports import FOLDER, pages
 from store.scratch import sweep
 from store.scrub import Scrub
 from store.states import States
@@ -93,7 +94,11 @@ class Erasure:
         plans = sum(self.home.objects.get(f"plans/{name}/plan.json") is not None for name in self.home.objects.names("plans"))
         found.append(Found(where="plans of unfinished refreshes", rows=plans, action="dropped; the next refresh plans anew"))
         found += [Found(where=str(p), rows=self.scrub.count(p), action="pseudonyms in their place") for p in self._journals()]
-        return [place for place in found if place.rows]
+        found = [place for place in found if place.rows]
+        if found and (there := pages(self.home)):
+            # Which of them tell of these users cannot be seen: points of a map have no name.
+            found.append(Found(where="reports", rows=len(there), action="deleted, all of them; tapstate report N makes one anew"))
+        return found
 
     def cannot_undo(self) -> list[str]:
         """What stays out of reach: checkpoints, and bundles that somebody may have pulled."""
@@ -249,6 +254,7 @@ class Erasure:
         self.meter.advance("erase", 1)
         for folder in self.home.objects.names("plans"):
             self.home.objects.delete(f"plans/{folder}")
+        self.home.objects.delete(FOLDER)
         for place in self._journals():
             self.scrub.clean(place)
         self.meter.finish("erase")

@@ -23,9 +23,10 @@ from pipelines.meter import Meter, Silent
 from pipelines.plan import Size, plan_refresh
 from pipelines.stages import Stage, figures
 from pipelines.update import Shifted, updater
+from schemas.config import settings
 from schemas.errors import ConflictError, NotFoundError
 from schemas.records import CheckResult, Plan, VersionRecord
-from store.comparison import View, compare
+from store.comparison import Comparison, View, compare
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home, provenance
@@ -45,6 +46,9 @@ class Refresh:
         line: the line's aggregator; the newest line's by default.
         engine: where shards run.
         meter: who is told of progress.
+
+    Attributes:
+        drift: what differs from the parent, once committed.
     """
 
     home: Home
@@ -52,6 +56,7 @@ class Refresh:
     line: str | None = None
     engine: Engine = field(default_factory=Local)
     meter: Meter = field(default_factory=Silent)
+    drift: Comparison | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.log = EventLog(self.home)
@@ -176,6 +181,7 @@ class Refresh:
             "texts_encoded": encoded.texts,
             "cache_hits": encoded.hits,
             "stages": {"encode": encoded.figures, "update": figures(shards)},
+            "settings": settings(self.home.config),
             "seconds": round((datetime.now(UTC) - started).total_seconds(), 3),
             "checks": self._check(plan, runs, users, shards),
         }
@@ -195,6 +201,7 @@ class Refresh:
         states = self._states()
         after = View(states, spec, runs, users)
         before = View(states, spec, self.parent.runs, counts(self.home, self.parent)[0]) if self.parent else None
+        self.drift = compare(before, after, seed=config.seed) if before else None
         # A line's first version must cover production's users.
         covered = self.parent or self.lines.production()
         return check_version(
@@ -202,7 +209,7 @@ class Refresh:
             users,
             counts(self.home, covered)[0] if covered else 0,
             shards,
-            compare(before, after, seed=config.seed) if before else None,
+            self.drift,
             prefix_ratio(self.models.directory(head), after, config.seed) if head else None,
         )
 

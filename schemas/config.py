@@ -180,6 +180,14 @@ def parse(text: str | bytes, *, where: str = "config.toml") -> Config:
         raise ConfigError(f"{key}: {first['msg']}", where=where, mend=f"edit {key} in {where}") from error
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """What a configuration says otherwise than the defaults, by dotted key; where shards run is left out: it shapes no state."""
+    found: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json", exclude_defaults=True, exclude={"engine"}).items():
+        found |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+    return found
+
+
 def render(config: Config) -> str:
     """TOML of every key, each with its meaning as a comment; ``parse(render(c)) == c``."""
     lines: list[str] = []

@@ -5,7 +5,7 @@ sequence of records is the history: who, when, why, with which code.
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -74,7 +74,8 @@ class StageFigures(BaseModel):
 class VersionRecord(NumberedRecord):
     """``versions/<n>.json``: one immutable set of all users' states.
 
-    A user's state at this version is their latest row among ``runs`` (oldest first) in the aggregator's table.
+    A user's state at this version is their latest row among ``runs`` (oldest first) in the aggregator's table. ``settings`` is what the
+    configuration said otherwise than its defaults (``schemas.config.settings``); None in records of release 0.1.0.
     """
 
     aggregator: str
@@ -93,6 +94,7 @@ class VersionRecord(NumberedRecord):
     cache_hits: int
     seconds: float
     stages: dict[str, StageFigures] = {}
+    settings: dict[str, Any] | None = None
     checks: tuple[CheckResult, ...] = ()
 
 

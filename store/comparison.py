@@ -51,10 +51,10 @@ class View:
         spec = Models(home).spec(version.aggregator)
         return cls(States(home, version.aggregator, spec), spec, version.runs, version.users)
 
-    def panel(self, seed: int, of: int, columns: Sequence[str]) -> pa.Table:
-        """Rows of ``PANEL`` to twice as many users, for a home of ``of`` users; the same users for a like size."""
+    def panel(self, seed: int, of: int, columns: Sequence[str], size: int = PANEL) -> pa.Table:
+        """Rows of ``size`` to twice as many users, for a home of ``of`` users; the same users for a like size."""
         # A power of two, so that a growing home keeps its panel until it has doubled.
-        share = 2.0 ** -max(0, int(np.floor(np.log2(max(1, of) / PANEL))))
+        share = 2.0 ** -max(0, int(np.floor(np.log2(max(1, of) / size))))
         width = min(2**64, int(share * 2**64))
         low = -(2**63) + int(content_hash("panel", str(seed))[:16], 16) % (2**64 - width + 1)
         return self.states.read(self.runs, columns, low=low, high=low + width - 1)
@@ -70,6 +70,15 @@ class Mover:
     events_after: int
 
 
+@dataclass(frozen=True)
+class Grower:
+    """A user whose events became more or fewer; 0 where a version does not have them."""
+
+    user_id: str
+    events_before: int
+    events_after: int
+
+
 @dataclass
 class Comparison:
     """What differs between ``before`` and ``after``.
@@ -81,6 +90,7 @@ class Comparison:
         moved: those of them whose vector is another one.
         shifts: float32, ``1 − cos`` of every rewritten user.
         movers: those who moved most, the farthest first.
+        growers: those whose events changed most in number, new users among them.
         panel: users of the panel that both have.
         before, after: their vectors, ``[panel, d]`` and ``[panel, d']``.
     """
@@ -92,6 +102,7 @@ class Comparison:
     moved: int = 0
     shifts: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     movers: list[Mover] = field(default_factory=list)
+    growers: list[Grower] = field(default_factory=list)
     panel: list[str] = field(default_factory=list)
     before: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     after: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
@@ -126,6 +137,7 @@ def compare(before: View, after: View, *, seed: int = 0, top: int = 10) -> Compa
         rows = _frame(old, "before").join(_frame(new, "after"), on="user_id", how="full", coalesce=True)
         found.appeared += int(rows["before"].null_count())
         found.vanished += int(rows["after"].null_count())
+        _keep_grown(found.growers, rows, top)
         if not found.one_line:
             continue
         both = rows.drop_nulls(["before", "after"])
@@ -137,6 +149,13 @@ def compare(before: View, after: View, *, seed: int = 0, top: int = 10) -> Compa
         found.moved += int((a != b).any(1).sum())
         _keep_farthest(found.movers, both, shift, top)
     found.shifts = np.concatenate(shifts) if shifts else found.shifts
+    _fill_panel(found, before, after, seed)
+    return found
+
+
+def compare_panels(before: View, after: View, *, seed: int = 0) -> Comparison:
+    """What the panels alone tell, at the cost of the panels: for two lines, where everybody differs."""
+    found = Comparison(one_line=before.states.name == after.states.name)
     _fill_panel(found, before, after, seed)
     return found
 
@@ -184,6 +203,15 @@ def _keep_farthest(movers: list[Mover], rows: pl.DataFrame, shift: npt.NDArray[n
     movers += [Mover(user, float(s), n, m) for s, (user, n, m) in zip(shift[best], chosen.iter_rows(), strict=True) if s != 0]
     movers.sort(key=lambda mover: (-np.nan_to_num(mover.shift, nan=np.inf), mover.user_id))
     del movers[top:]
+
+
+def _keep_grown(growers: list[Grower], rows: pl.DataFrame, top: int) -> None:
+    columns = rows.select("user_id", pl.col("events_before", "events_after").fill_null(0).cast(pl.Int64))
+    grown = (pl.col("events_after") - pl.col("events_before")).abs()
+    most = columns.filter(grown > 0).sort(grown, "user_id", descending=[True, False]).head(top)
+    growers += [Grower(*row) for row in most.iter_rows()]
+    growers.sort(key=lambda grower: (-abs(grower.events_after - grower.events_before), grower.user_id))
+    del growers[top:]
 
 
 def _fill_panel(found: Comparison, before: View, after: View, seed: int) -> None:

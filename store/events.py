@@ -1,5 +1,6 @@
 """The event log: rows that an ingest's record names, the latest revision of each event counting."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import polars as pl
@@ -97,6 +98,14 @@ class EventLog:
         """Every counted reject."""
         table = self.home.tables.read(REJECTS_TABLE, REJECTS, REJECTS.names)
         return _frame(table).filter(pl.col("ingest").is_in(pl.Series(self.runs(0, until), dtype=pl.Int64).implode()))
+
+    def reasons(self, after: int, until: int) -> dict[str, int]:
+        """Kept rejects of ingests ``after + 1 … until`` by reason, the most frequent first."""
+        found: Counter[str] = Counter()
+        filter = pc.field("ingest").isin(pa.array(self.runs(after, until), pa.int64()))
+        for batch in self.home.tables.scan(REJECTS_TABLE, ["reason"], filter=filter):
+            found.update(dict(pl.Series("reason", batch.column("reason")).value_counts().iter_rows()))
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def known_at_max(self, records: Sequence[IngestRecord]) -> int | None:
         """Latest knowledge time among ingests, seconds since 1970."""

@@ -12,6 +12,7 @@ from store import upkeep
 from store.action import Action, table_names
 from store.home import Home
 from store.lease import living
+from store.reports import old_pages
 from store.retention import folds, old_bundles, retirements
 from store.sweep import STALE, dead_leases, dead_plans, drop_files, half_written, loose_files, unnamed_events, unnamed_states
 
@@ -35,6 +36,7 @@ def survey(home: Home) -> list[Action]:
         *unnamed_states(home),
         *old_bundles(home),
         *retiring.values(),
+        *old_pages(home, set(retiring)),
         *folds(home, set(retiring)),
         *(action for name in table_names(home) for action in _table(home, name)),
         *half_written(home),
