@@ -165,10 +165,10 @@ def _spread(values: npt.NDArray[Any], edges: npt.NDArray[Any] | None = None) -> 
     finite = values[np.isfinite(values)].astype(np.float64)
     if edges is None:
         low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
-        if low > 0 and high > 50 * low:
-            edges = np.geomspace(low, high, BINS + 1)
-        else:
-            edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+        # Wide enough for the bins to differ where all values are alike.
+        high = max(high, low + abs(low) * 1e-9) if high > low else low + max(1.0, abs(low) * 1e-6)
+        wide = low > 0 and high > 50 * low
+        edges = np.geomspace(low, high, BINS + 1) if wide else np.linspace(low, high, BINS + 1)
         # What rounding moves past an end is still the smallest or the largest value.
         edges[0], edges[-1] = min(low, edges[0]), max(high, edges[-1])
     counts, _ = np.histogram(finite, edges)

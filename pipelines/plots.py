@@ -23,8 +23,8 @@ RECENCY = ("within a day", "a week", "a month", "a quarter", "a year", "longer a
 RECENT_DAYS = (1, 7, 30, 91, 365)
 ACTIVITY = ("1000 events or more", "100 or more", "30 or more", "10 or more", "3 or more", "1 or 2")
 ACTIVE_EVENTS = (1000, 100, 30, 10, 3)
-#: Share of places at each end that do not stretch the map.
-OUTLYING = 0.005
+#: Share of places at each end that do not stretch the map, where there are so many.
+OUTLYING, MANY = 0.005, 200
 _STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), COLOURS["ink"]),
     **{"svg.fonttype": "none", "svg.hashsalt": "tapstate", "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 9},
@@ -81,7 +81,10 @@ def _whole(axes: Axes) -> None:
 
 def _shift(drift: Drift, shift: Spread) -> str:
     def draw(axes: list[Axes]) -> None:
-        _bars(axes[0], shift, f"how far users moved from version {drift.base}", "1 − cosine; smaller ones and none are not drawn")
+        # From the first bar on, with room at its left.
+        first = np.flatnonzero(shift.histogram.counts)
+        _bars(axes[0], shift, f"how far users moved from version {drift.base}", "1 − cosine")
+        axes[0].set_xlim(shift.histogram.edges[max(0, int(first[0]) - 2) if len(first) else 0], shift.histogram.edges[-1])
 
     return _svg(2.2, 1, draw)
 
@@ -102,7 +105,8 @@ def _nights(nights: Sequence[Night]) -> str:
         places = np.arange(len(nights))
         colours = [COLOURS["bad"] if night.failed else COLOURS["bar"] for night in nights]
         for place, (name, title) in zip(axes, figures, strict=True):
-            place.bar(places, [getattr(night, name) for night in nights], color=colours, width=0.8)
+            values = np.array([getattr(night, name) for night in nights], np.float64)
+            place.bar(places, values, color=colours, width=0.8)
             place.set_title(title, loc="left")
             place.set_xlim(-0.8, max(len(nights), 5) - 0.2)
             shown = np.unique(np.linspace(0, len(nights) - 1, min(4, len(nights))).astype(int))
@@ -110,6 +114,12 @@ def _nights(nights: Sequence[Night]) -> str:
             place.set_xlabel("version")
             place.ticklabel_format(axis="y", useOffset=False, style="plain")
             _whole(place)
+            # A first load must not make all nights after it look alike.
+            usual = 2 * float(np.median(values))
+            if 0 < 5 * usual < values.max():
+                place.set_ylim(0, 1.15 * usual)
+                for high in np.flatnonzero(values > 1.15 * usual):
+                    place.text(high + 0.5, 1.15 * usual, f"↑ {values[high]:,.0f}", va="top", fontsize=7)
 
     return _svg(2.0, len(figures), draw)
 
@@ -126,7 +136,7 @@ def _map(found: StateMap) -> str:
             _points(place, x, y, classes, names)
             place.set_title(title, loc="left")
             for axis, values in ((place.set_xlim, x), (place.set_ylim, y)):
-                low, high = np.quantile(values, [OUTLYING, 1 - OUTLYING])
+                low, high = np.quantile(values, [OUTLYING, 1 - OUTLYING] if len(values) >= MANY else [0, 1])
                 margin = 0.1 * (high - low) or 1.0
                 axis(low - margin, high + margin)
             place.set_xlabel(f"first component, {found.explained[0]:.0%} of the variance")

@@ -53,7 +53,8 @@ class IngestRecord(NumberedRecord):
 class CheckResult(BaseModel):
     """One figure of one check and the line it must not cross."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A figure can be infinite, and JSON's null would make the record unreadable.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     name: str
     value: float

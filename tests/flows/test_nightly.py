@@ -98,6 +98,30 @@ def test_a_failed_check_keeps_the_version_back(home: Home, put: Put) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_report_that_fails_undoes_no_night(home: Home, put: Put, capsys: pytest.CaptureFixture[str]) -> None:
+    """No page can be written where a file is in the way; the version is promoted all the same, and a quiet night makes up for it."""
+    from prefect.artifacts import Artifact
+
+    from flows.nightly import nightly
+
+    put(home, rows(10))
+    blocked = Path(home.uri) / "reports"
+    blocked.write_text("in the way")
+    assert nightly(home.uri)["promoted"]
+    assert current(home, "production") == 1
+    assert "mend: tapstate report 1" in capsys.readouterr().err
+    blocked.unlink()
+    assert nightly(home.uri)["users_changed"] == 0
+    page = blocked / "1.html"
+    assert "<h1>Version" in page.read_text()
+    assert "tapstate report 1" not in capsys.readouterr().err
+    told = str(getattr(Artifact.get("report"), "data", ""))
+    assert f"`{page}`" in told
+    assert "Read 30 rows = 30 accepted" in told
+
+
+@pytest.mark.slow
 def test_memory_stays_flat(home: Home, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]) -> None:
     """Four times the users, the same peak within 1.5 times."""
     config = Path(home.uri) / "config.toml"
