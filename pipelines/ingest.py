@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipelines.meter import Meter, Silent
 from pipelines.sources import Source
 from pipelines.validation import validate
-from schemas.errors import ConflictError
+from schemas.errors import ConflictError, CorruptError
 from schemas.events import EVENTS, REJECTS
 from schemas.records import IngestRecord
 from store.denylist import Denylist
@@ -100,6 +100,7 @@ def ingest(home: Home, source: Source, *, historical: bool = False, meter: Meter
     Raises:
         InputError: the source cannot be read at all.
         HomeError: the home cannot be written.
+        CorruptError: rows were lost between being read and being committed; nothing counts.
     """
     meter = meter or Silent()
     log = EventLog(home)
@@ -149,6 +150,14 @@ def _commit(home: Home, log: EventLog, spool: Spool, name: str, meter: Meter) ->
         except ConflictError:
             continue
         meter.finish("commit")
+        told = outcome.accepted + outcome.duplicate + outcome.corrected + outcome.rejected
+        if told != spool.read:
+            # Rows on local disk went missing between being read and being committed; what was appended never counts.
+            raise CorruptError(
+                f"{spool.read:,} rows were read, but only {told:,} are accounted for",
+                where=str(spool.directory),
+                mend="see that nothing deletes temporary files (TMPDIR) meanwhile, then run it again",
+            )
         record = IngestRecord.model_validate(
             {
                 **provenance(),

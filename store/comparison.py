@@ -51,10 +51,10 @@ class View:
         spec = Models(home).spec(version.aggregator)
         return cls(States(home, version.aggregator, spec), spec, version.runs, version.users)
 
-    def panel(self, seed: int, of: int, columns: Sequence[str], size: int = PANEL) -> pa.Table:
-        """Rows of ``size`` to twice as many users, for a home of ``of`` users; the same users for a like size."""
+    def panel(self, seed: int, of: int, columns: Sequence[str], size: int | None = None) -> pa.Table:
+        """Rows of ``size`` (by default ``PANEL``) to twice as many users, for a home of ``of`` users; the same users for a like size."""
         # A power of two, so that a growing home keeps its panel until it has doubled.
-        share = 2.0 ** -max(0, int(np.floor(np.log2(max(1, of) / size))))
+        share = 2.0 ** -max(0, int(np.floor(np.log2(max(1, of) / (size or PANEL)))))
         width = min(2**64, int(share * 2**64))
         low = -(2**63) + int(content_hash("panel", str(seed))[:16], 16) % (2**64 - width + 1)
         return self.states.read(self.runs, columns, low=low, high=low + width - 1)

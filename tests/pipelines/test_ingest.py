@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.ingest import ingest, new_revisions
+from pipelines.meter import Silent
 from pipelines.sources.table import TableSource
+from schemas.errors import CorruptError
 from schemas.records import IngestRecord
 from store.events import EventLog
 from store.home import Home
@@ -46,6 +49,27 @@ def test_the_same_file_twice(home: Home, put: Put, visible: Callable[[Home], Any
     assert [len(part) for part in first] == [3, 2]
     assert counts(put(home, rows, historical=False)) == (6, 0, 4, 0, 2)
     assert visible(home) == first
+
+
+class Cleaner(Silent):
+    """Deletes temporary files once everything is read, as a zealous cleaner of /tmp may."""
+
+    def finish(self, name: str) -> None:
+        if name == "read":
+            for file in Path(tempfile.gettempdir()).glob("tapstate-ingest-*/events-*"):
+                file.unlink()
+
+
+def test_rows_that_went_missing_are_not_passed_over(
+    home: Home, put: Put, visible: Callable[[Home], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"user_id": "u", "ts": 1_700_000_000, "text": "x"}) + "\n")
+    with pytest.raises(CorruptError, match="1 rows were read, but only 0 are accounted for"):
+        ingest(home, TableSource([str(file)]), historical=True, meter=Cleaner())
+    assert home.ingests.last() == 0
+    assert ingest(home, TableSource([str(file)]), historical=True)[0].accepted == 1
 
 
 def test_rejects_of_other_lines_are_kept(home: Home, put: Put, visible: Callable[[Home], Any]) -> None:
