@@ -4,7 +4,8 @@
 ``ratio`` (night / rebuild) and ``peak_bytes`` (the larger of the two processes' peaks). A night is everything from the start of the
 process: imports, reading the new events from a Parquet file, validation, duplicate check, look-ups, states, checks, promotion. A rebuild
 is the same without ingest. The scheduler (Prefect) and bundles are left out of both. Texts' vectors are random, in the cache beforehand.
-``cpu_ratio`` is that of processor seconds, which other work on the machine hardly touches.
+``cpu_ratio`` is that of processor seconds, which other work on the machine hardly touches; ``page`` is the night's report, in a process
+of its own.
 """
 
 import json
@@ -27,12 +28,13 @@ from pipelines.checks import complaint
 from pipelines.ingest import ingest
 from pipelines.keys import text_key
 from pipelines.refresh import Refresh
+from pipelines.report import write_report
 from pipelines.sources.population import PopulationSource
 from pipelines.sources.table import TableSource
 from schemas.config import Config
 from store.embeddings import Embeddings
 from store.home import Home
-from store.versions import PRODUCTION, current, promote
+from store.versions import PRODUCTION, current, promote, resolve
 
 DAYS = 100
 
@@ -49,7 +51,8 @@ def run(
 ) -> None:
     """Print one JSON object."""
     if child:
-        print(json.dumps(_night(child, keep) if child != "rebuild" else _refresh(Home(keep), full=True)))
+        work = {"rebuild": lambda: _refresh(Home(keep), full=True), "page": lambda: _page(Home(keep))}
+        print(json.dumps(work.get(child, lambda: _night(child, keep))()))
         return
     place = Path(keep or tempfile.mkdtemp(prefix="tapstate-night-"))
     try:
@@ -64,6 +67,7 @@ def run(
         next(new.batches()).rows.drop("line").write_parquet(file)
         first = _child("rebuild", home.uri)
         night = _child(str(file), home.uri)
+        page = _child("page", home.uri)
         rebuild = _child("rebuild", home.uri)
     finally:
         if not keep:
@@ -80,6 +84,7 @@ def run(
         "ingest_seconds": round(ingested, 1),
         "first": first,
         "night": night,
+        "page": page,
         "rebuild": rebuild,
     }
     print(json.dumps(result))
@@ -124,6 +129,12 @@ def _refresh(home: Home, full: bool = False) -> dict[str, Any]:
     promote(home, version.number, expected=current(home, PRODUCTION), reason="benchmark")
     stages = {name: round(b - a, 2) for name, a, b in zip(("plan", "encode", "update", "commit"), marks, marks[1:], strict=False)}
     return {**stages, "shards": len(plan.shards), "users_changed": version.users_changed, "events_new": version.events_new}
+
+
+def _page(home: Home) -> dict[str, Any]:
+    """The night's report, from nothing; in a refresh, the comparison is there already."""
+    path, report = write_report(home, resolve(home))
+    return {"bytes": Path(path).stat().st_size, "sample": report.sample.users, "moved": report.drift[0].moved}
 
 
 def _cache(home: Home, source: PopulationSource, seed: int) -> None:

@@ -41,7 +41,7 @@ SAMPLE, BINS, REASONS, NIGHTS = 1024, 40, 12, 30
 QUANTILES = {"p1": 0.01, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 #: Lateness of events, in seconds, up to each bound.
 LATENESS = {"before it happened": 0, "within an hour": 3_600, "within a day": 86_400, "within a week": 604_800, "within 30 days": 2_592_000}
-LATER, OTHER = "later", "other reasons"
+LATER, OTHER, DEFAULT = "later", "other reasons", "default"
 #: Shifts below are shown as one: float32 cannot tell them from none.
 SHIFTS = np.geomspace(1e-6, 2.0, BINS + 1)
 
@@ -224,12 +224,12 @@ def _changes(home: Home, base: VersionRecord, version: VersionRecord, notes: lis
     if base.settings is None or version.settings is None:
         notes.append("the configuration of one of the two is not known: its record does not say")
     else:
-        pairs += _differing("config", base.settings, version.settings)
+        pairs += _differing("config", base.settings, version.settings, DEFAULT)
     return [Change(what=what, before=before, after=after) for what, before, after in pairs if before != after]
 
 
-def _differing(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    return [(f"{kind}: {key}", before.get(key), after.get(key)) for key in sorted({*before, *after})]
+def _differing(kind: str, before: Mapping[str, Any], after: Mapping[str, Any], unsaid: Any = None) -> list[tuple[str, Any, Any]]:
+    return [(f"{kind}: {key}", before.get(key, unsaid), after.get(key, unsaid)) for key in sorted({*before, *after})]
 
 
 def _nights(home: Home, version: VersionRecord) -> Sequence[Night]:

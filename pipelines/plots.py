@@ -114,6 +114,9 @@ def _nights(nights: Sequence[Night]) -> str:
             place.set_xlabel("version")
             place.ticklabel_format(axis="y", useOffset=False, style="plain")
             _whole(place)
+            if name == "seconds":
+                place.yaxis.set_major_locator(MaxNLocator(nbins=5))
+                place.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}"))
             # A first load must not make all nights after it look alike.
             usual = 2 * float(np.median(values))
             if 0 < 5 * usual < values.max():

@@ -167,7 +167,7 @@ class Sample(Part):
 
 
 class Change(Part):
-    """One thing that is not what it was at the version before; None where there was, or is, no such thing."""
+    """One thing that is not what it was at the version before; ``default`` where the configuration said, or says, nothing of a key."""
 
     what: str
     before: Any

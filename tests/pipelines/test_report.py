@@ -191,7 +191,7 @@ def test_what_a_page_is_told_stays_text(home: Home, put: Put, night: Night) -> N
     version = night(home)
     assert version
     report = figures(home, version)
-    assert [(c.what, c.before, c.after) for c in report.changes] == [("config: llm.prompt", None, evil + "{text}")]
+    assert [(c.what, c.before, c.after) for c in report.changes] == [("config: llm.prompt", "default", evil + "{text}")]
     told = report.model_copy(
         update={
             "intake": report.intake.model_copy(update={"reasons": {evil: 3}}),
