@@ -56,7 +56,7 @@ class Cleaner(Silent):
 
     def finish(self, name: str) -> None:
         if name == "read":
-            for file in Path(tempfile.gettempdir()).glob("tapstate-ingest-*/events-*"):
+            for file in Path(tempfile.gettempdir()).glob("tapstate-work-*/events-*"):
                 file.unlink()
 
 
