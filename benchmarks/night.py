@@ -5,7 +5,7 @@
 process: imports, reading the new events from a Parquet file, validation, duplicate check, look-ups, states, checks, promotion. A rebuild
 is the same without ingest. The scheduler (Prefect) and bundles are left out of both. Texts' vectors are random, in the cache beforehand.
 ``cpu_ratio`` is that of processor seconds, which other work on the machine hardly touches; ``page`` is the night's report, in a process
-of its own.
+of its own, whose imports are not in its ``seconds``.
 """
 
 import json
@@ -133,8 +133,14 @@ def _refresh(home: Home, full: bool = False) -> dict[str, Any]:
 
 def _page(home: Home) -> dict[str, Any]:
     """The night's report, from nothing; in a refresh, the comparison is there already."""
+    started = time.perf_counter()
     path, report = write_report(home, resolve(home))
-    return {"bytes": Path(path).stat().st_size, "sample": report.sample.users, "moved": report.drift[0].moved}
+    return {
+        "seconds": round(time.perf_counter() - started, 2),
+        "bytes": Path(path).stat().st_size,
+        "sample": report.sample.users,
+        "moved": report.drift[0].moved,
+    }
 
 
 def _cache(home: Home, source: PopulationSource, seed: int) -> None:
