@@ -332,6 +332,19 @@ def test_a_file_elsewhere(home: Home, put: Put, night: Night, tmp_path: Path) ->
         write_report(home, version, to=tmp_path / "no" / "page.html")
 
 
+@pytest.mark.s3
+def test_a_home_far_away(s3: str, new_home: Callable[..., Home], put: Put, night: Night) -> None:
+    home = new_home(f"{s3}/reported")
+    put(home, rows(3))
+    version = night(home)
+    assert version
+    path, report = write_report(home, version)
+    assert path == f"{s3}/reported/reports/1.html"
+    check((home.objects.get("reports/1.html") or b"").decode(), report)
+    Erasure(home, ["person-0001"]).erase("asked")
+    assert home.objects.names("reports") == []
+
+
 def test_a_retired_version_has_no_pair(home: Home, put: Put, night: Night) -> None:
     put(home, rows(3))
     night(home)
