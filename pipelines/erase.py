@@ -91,14 +91,15 @@ class Erasure:
             Found(where=f"bundle {b.name} ({b.bundle_id[:12]})", rows=b.users, action="written anew without them, under a new id")
             for b in self.withdrawal.affected()
         ]
-        plans = sum(self.home.objects.get(f"plans/{name}/plan.json") is not None for name in self.home.objects.names("plans"))
-        found.append(Found(where="plans of unfinished refreshes", rows=plans, action="dropped; the next refresh plans anew"))
         found += [Found(where=str(p), rows=self.scrub.count(p), action="pseudonyms in their place") for p in self._journals()]
         found = [place for place in found if place.rows]
-        if found and (there := pages(self.home)):
-            # Which of them tell of these users cannot be seen: points of a map have no name.
-            found.append(Found(where="reports", rows=len(there), action="deleted, all of them; tapstate report N makes one anew"))
-        return found
+        if not found:
+            return []
+        # Which of these tell of the users cannot be seen: a plan is of all events since its parent, points of a map have no name.
+        plans = sum(self.home.objects.get(f"plans/{name}/plan.json") is not None for name in self.home.objects.names("plans"))
+        found.append(Found(where="plans of unfinished refreshes", rows=plans, action="dropped; the next refresh plans anew"))
+        found.append(Found(where="reports", rows=len(pages(self.home)), action="deleted, all of them; tapstate report N makes one anew"))
+        return [place for place in found if place.rows]
 
     def cannot_undo(self) -> list[str]:
         """What stays out of reach: checkpoints, and bundles that somebody may have pulled."""

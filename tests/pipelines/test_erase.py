@@ -145,6 +145,8 @@ def test_journals_name_them_no_more(home: Home, put: Put, night: Night, tmp_path
 
 def test_nobody_of_that_name(home: Home, put: Put) -> None:
     put(home, history(2, 2))
+    # A plan of everybody's events is none of theirs.
+    Refresh(home).plan()
     with pytest.raises(NotFoundError, match="exact"):
         Erasure(home, ["person-000"]).erase("asked for")
     assert home.erasures.last() == 0
