@@ -17,7 +17,7 @@ from schemas.keys import user_key
 from store.events import EventLog
 from store.home import Home
 from store.snapshot import Snapshot
-from store.sql import EVENT_COLUMNS, explained, query
+from store.sql import EVENT_COLUMNS, Frame, explained, query
 from store.versions import aliases, kept
 
 
@@ -59,12 +59,13 @@ class Store:
         mine = pl.Series(list(user_ids), dtype=pl.String)
         return found.filter(pl.col("user_id").is_in(mine.implode())).sort("user_id", "ts", "event_id").select(columns)
 
-    def sql(self, text: str) -> pl.DataFrame:
-        """What a query over ``states``, ``states@VERSION``, ``events`` and ``rejects`` finds; ``store.sql.query`` gives the lazy frame.
+    def sql(self, text: str, **frames: Frame) -> pl.DataFrame:
+        """What a query finds in ``states``, ``states@VERSION``, ``events``, ``rejects`` and the given frames, of Polars or Arrow, by name.
+        ``store.sql.query`` gives the lazy frame.
 
         Raises:
             InputError: it is not one reading statement over these tables.
             NotFoundError: no such version.
         """
         with explained(text):
-            return query(self.home, text).collect(engine="streaming")
+            return query(self.home, text, frames).collect(engine="streaming")

@@ -29,13 +29,14 @@ def sql(
         if to:
             emit(_write(lazy, to), output)
             return
-        frame = lazy.collect(engine="streaming")
+        # A terminal needs no more than it shows.
+        frame = (lazy if output is Output.json else lazy.head(SHOWN + 1)).collect(engine="streaming")
     if output is Output.json:
         print(frame.write_json())
         return
     emit(_lines(frame.head(SHOWN)), output)
     if len(frame) > SHOWN:
-        note(f"{SHOWN} of {len(frame):,} rows; --output json or --to FILE.parquet gives all")
+        note(f"the first {SHOWN} rows; --output json or --to FILE.parquet gives all")
 
 
 def similar(
@@ -67,6 +68,8 @@ def _write(lazy: pl.LazyFrame, to: str) -> dict[str, Any]:
     """Stream a lazy frame to a Parquet file: its place and rows."""
     if not to.endswith(".parquet"):
         raise InputError("only Parquet is written", where=to, mend="name a file that ends in .parquet")
+    if "://" not in to and Path(to).exists():
+        raise InputError("a file of that name is there already", where=to, mend="another name, or delete it first")
     try:
         lazy.sink_parquet(to, mkdir="://" not in to)
     except OSError as error:

@@ -260,7 +260,7 @@ def test_questions_to_the_tables(
     assert (code, len(found), found[0]["user_id"], found[0]["event_count"]) == (0, 60, "u0", 2)
     code, out, err = tapstate(*at, "sql", "SELECT text FROM events ORDER BY ts LIMIT 60")
     assert (code, "[bold]0" in out) == (0, True)
-    assert "50 of 60 rows" in err
+    assert "the first 50 rows" in err
     code, out, err = tapstate(*at, "sql", "SELECT user_id FROM states", "--to", str(tmp_path / "a" / "b.parquet"), "-o", "json")
     assert (code, json.loads(out)) == (0, {"file": str(tmp_path / "a" / "b.parquet"), "rows": 60})
     code, out, err = tapstate(*at, "sql", "DROP TABLE states")
@@ -270,6 +270,8 @@ def test_questions_to_the_tables(
     assert (code, [set(row) for row in json.loads(out)]) == (0, [{"user_id", "cosine", "event_count"}] * 3)
     code, out, err = tapstate(*at, "export", str(tmp_path / "events.parquet"), "--table", "events", "-o", "json")
     assert (code, json.loads(out)["rows"]) == (0, 70)
+    code, out, err = tapstate(*at, "export", str(tmp_path / "events.parquet"))
+    assert (code, "there already" in err) == (1, True)
     code, out, err = tapstate(*at, "export", str(tmp_path / "events.csv"))
     assert code == 1
     assert "only Parquet" in err

@@ -1,5 +1,6 @@
 """SQL over a home: what the tables hold, by version; reading only."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,8 @@ def test_events_are_the_current_ones_and_rejects_have_reasons(filled: Home) -> N
         "SELECT * FROM read_csv('/etc/passwd')",
         "SELECT * FROM READ_PARQUET /* x */ ('x')",
         "SELECT * FROM \"read_csv\"('/etc/passwd')",
+        "SELECT a AS \"x'\" FROM read_csv('/etc/passwd')",
+        "SELECT 'read_csv' FROM states",
         "SELECT 1; DROP TABLE states",
         "SELECT nope FROM states",
         "SELECT * FROM users",
@@ -77,6 +80,19 @@ def test_events_are_the_current_ones_and_rejects_have_reasons(filled: Home) -> N
 def test_anything_else_is_refused(filled: Home, text: str) -> None:
     with pytest.raises(InputError):
         open_store(filled.uri).sql(text)
+
+
+def test_a_plan_that_reads_a_file_is_refused_whatever_its_words(filled: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "_FILES", re.compile("never"))
+    with pytest.raises(InputError, match="only reading"):
+        open_store(filled.uri).sql("SELECT * FROM read_csv('/etc/hostname')")
+
+
+def test_the_callers_own_frames(filled: Home) -> None:
+    chosen = pl.DataFrame({"user_id": ["u1", "u2", "nobody"]})
+    query = "SELECT s.user_id FROM states s JOIN chosen c ON s.user_id = c.user_id ORDER BY s.user_id"
+    for frame in (chosen, chosen.lazy(), chosen.to_arrow()):
+        assert open_store(filled.uri).sql(query, chosen=frame)["user_id"].to_list() == ["u1", "u2"]
 
 
 def test_a_version_that_is_not_there(filled: Home) -> None:
