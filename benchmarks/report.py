@@ -59,7 +59,7 @@ def verdict_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def weak(rows: list[dict[str, Any]]) -> list[str]:
-    """Cells where guessing from the user's own labels beats every arm that asks the LLM: it is too weak to judge arms by."""
+    """Cells where the LLM is too weak to judge arms by: guessing from own labels beats it, or items in its prompt harm it."""
     lines = []
     for cell in sorted({(r["task"], r["data"], r["split"]) for r in rows}):
         mine = {r["arm"]: r["mean"] for r in rows if (r["task"], r["data"], r["split"]) == cell and r["metric"] == "accuracy"}
@@ -68,6 +68,12 @@ def weak(rows: list[dict[str, Any]]) -> list[str]:
         if guess > asked:
             what = f"guessing from the user's own labels reaches {guess:.3f}, the best arm through the LLM {asked:.3f}"
             lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** Its tuning was too short for its answers to be of use.")
+        shown = max((v for a, v in mine.items() if a in PROMPTED and a != "none"), default=1.0)
+        if shown < mine.get("none", 0.0):
+            what = f"with items in its prompt the LLM reaches {shown:.3f}, without {mine['none']:.3f}"
+            lines.append(
+                f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** Its lessons showed it too few histories: `recency` and `bm25` say nothing here."
+            )
     return [*lines, ""] if lines else []
 
 
