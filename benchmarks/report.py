@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import typer
 
-from benchmarks.arms import ARMS, REFERENCE
+from benchmarks.arms import ARMS, PROMPTED, REFERENCE
 from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.tables import load
@@ -72,7 +72,7 @@ def weak(rows: list[dict[str, Any]]) -> list[str]:
         if shown < mine.get("none", 0.0):
             what = f"with items in its prompt the LLM reaches {shown:.3f}, without {mine['none']:.3f}"
             lines.append(
-                f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** Its lessons showed it too few histories: `recency` and `bm25` say nothing here."
+                f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** It saw too few histories: `recency` and `bm25` say nothing here."
             )
     return [*lines, ""] if lines else []
 
