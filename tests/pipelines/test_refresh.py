@@ -275,7 +275,7 @@ def test_work_of_before_a_fence_is_refused(home: Home, put: Put, night: Night, s
     folder, plan = slow.plan()  # type: ignore[misc]
     (name,) = (name for name in home.tables.names() if name.startswith({"encode": "embeddings", "update": "states"}[stage]))
     fence(home.tables, name)
-    with pytest.raises(ConflictError, match="purged while rows for it were written"):
+    with pytest.raises(ConflictError, match="purged while it was written to"):
         slow.commit(folder, plan, slow.encode(plan), slow.update(folder, plan), datetime.now(UTC))
     assert not home.objects.names("plans")
     version = night(Home(home.uri))
