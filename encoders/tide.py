@@ -178,6 +178,18 @@ class Tide(Aggregator):
             yield start, rows, codes, score, hidden
             start = stop
 
+    @torch.no_grad()
+    def attention(self, events: EventBatch) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """How much each of one user's events weighs in each slot, float64 ``[e, K]``, columns summing to one; and ``S``, ``[K, D]``.
+
+        Against the latest event's time; by the form of the decay, any other gives the same weights.
+        """
+        codes = self.item_codes(*_tensors(events, np.arange(len(events))))
+        score, value = self.slot_inputs(codes)
+        age = torch.from_numpy(events.ts.max() - events.ts).double()
+        weight = torch.softmax(score.double() - self.decay() * age[:, None], 0)
+        return weight.numpy(), torch.einsum("ek,ekd->kd", weight, value.double()).numpy()
+
     def forward(self, users: int, events: EventBatch) -> dict[str, Tensor]:
         device = self.from_text.weight.device
         text, target, value, ts = (x.to(device) for x in _tensors(events, np.arange(len(events))))

@@ -26,6 +26,7 @@ from flows.commands import (
     serve,
     show,
     train,
+    ui,
     versions,
 )
 from flows.console import stderr
@@ -82,6 +83,7 @@ app.command("rollback")(promote.rollback)
 app.add_typer(bundle.app, name="bundle")
 app.command("pull")(bundle.pull)
 app.command("serve")(serve.serve)
+app.command("ui")(ui.ui)
 app.command("erase")(erase.erase)
 app.command("maintain")(maintain.maintain)
 app.command("doctor")(doctor.doctor)

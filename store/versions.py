@@ -116,10 +116,13 @@ def promote(home: Home, version: int, *, alias: str = PRODUCTION, expected: int 
     return _move(home, alias, version, expected, reason, rollback=False)
 
 
-def rollback(home: Home, *, alias: str = PRODUCTION, reason: str) -> AliasRecord:
+def rollback(home: Home, *, alias: str = PRODUCTION, expected: int | None = None, reason: str) -> AliasRecord:
     """Move ``alias`` back to the version it named before its present one was promoted; again, to the one before that.
 
     Nightly refreshes then leave it there, until somebody promotes a version.
+
+    Args:
+        expected: the version that it should name now; None for whichever it does.
 
     Raises:
         NotFoundError: it never named another version, or has none.
@@ -129,7 +132,7 @@ def rollback(home: Home, *, alias: str = PRODUCTION, reason: str) -> AliasRecord
     if len(trail) < 2:
         what = f"{alias} has named no version before {trail[0]}" if trail else f"there is no alias {alias!r}"
         raise NotFoundError(what, where=home.uri, mend="tapstate versions --moves")
-    return _move(home, alias, trail[-2], trail[-1], reason, rollback=True)
+    return _move(home, alias, trail[-2], expected or trail[-1], reason, rollback=True)
 
 
 def returns(home: Home) -> set[int]:

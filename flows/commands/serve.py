@@ -27,7 +27,7 @@ def serve(
 ) -> None:
     """Answer POST /prefix, GET /healthz and GET /metrics from the bundle that CURRENT names, and follow it."""
     token = os.environ.get(token_env) or None
-    if token is None and not _loopback(host):
+    if token is None and not loopback(host):
         raise ConfigError(
             f"anyone who reaches {host} could ask", where="--host", mend=f"put a token into {token_env}, or listen on 127.0.0.1"
         )
@@ -46,7 +46,8 @@ def serve(
         uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, limit_concurrency=512, timeout_keep_alive=15)
 
 
-def _loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

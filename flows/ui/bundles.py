@@ -1,0 +1,70 @@
+"""Bundles of the home: what serving teams can pull, and which of them they are told to."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from nicegui import ui
+
+from flows.ui.frame import Console, frame, grid, heading
+from store.home import Home
+
+#: Bundles shown.
+MOST = 50
+
+
+def register(console: Console) -> None:
+    """The page at ``/bundles``."""
+
+    @ui.page("/bundles")
+    async def page() -> None:
+        with frame(console, "Bundles"):
+            found = await console.load(_read)
+            if found is None:
+                return
+            rows, there = found
+            heading("Bundles", f"{len(rows)} of {there}, newest version first. Who pulled one is not recorded: pulling only reads.")
+            grid(
+                rows,
+                "No bundle yet: a refresh of a trained line, or tapstate bundle, makes one.",
+                links={"version": "_link"},
+                mark="bundles",
+            )
+
+
+def _read(home: Home) -> tuple[list[dict[str, Any]], int]:
+    data = home.objects.get("bundles/CURRENT")
+    current = data.decode().strip() if data else None
+    # Plain numbers in a name count as numbers, so that v10 follows v9; the one to serve is always among them.
+    names = sorted((n for n in home.objects.names("bundles") if not n.startswith(".") and n != "CURRENT"), key=_order, reverse=True)
+    chosen = sorted(names, key=lambda name: name != current)[:MOST]
+    rows = [row for name in chosen if (row := _row(home, name, current))]
+    return sorted(rows, key=lambda row: -row["version"]), len(names)
+
+
+def _order(name: str) -> tuple[int, str]:
+    digits = "".join(c if c.isdigit() else " " for c in name).split()
+    return int(digits[0]) if digits else 0, name
+
+
+def _row(home: Home, name: str, current: str | None) -> dict[str, Any] | None:
+    data = home.objects.get(f"bundles/{name}/manifest.json")
+    if data is None:
+        return None
+    try:
+        about = json.loads(data)
+        return {
+            "bundle": name,
+            "serving": "CURRENT" if name == current else "",
+            "version": int(about["version"]),
+            "_link": f"/version/{int(about['version'])}",
+            "users": about["users"],
+            "base": (about.get("base") or {}).get("name"),
+            "MB": round(sum(file["bytes"] for file in about["files"].values()) / 1e6, 2),
+            "llm": str(about["llm"]["model"]),
+            "head": str(about["head"])[:8],
+            "as of (UTC)": datetime.fromtimestamp(about["as_of"], UTC),
+            "valid until (UTC)": datetime.fromtimestamp(about["valid_until"], UTC),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        return {"bundle": name, "serving": "", "version": 0, "_link": None, "users": None, "base": f"manifest cannot be read: {error!r}"}

@@ -1,0 +1,91 @@
+"""One user: their history across versions, the events behind each slot of their state, and who is like them."""
+
+from typing import Any
+
+from nicegui import ui
+
+from flows.ui.frame import Console, address, chart, frame, grid, heading
+from flows.ui.slots import slots_panel
+from schemas.errors import NotFoundError
+from schemas.records import VersionRecord
+from store.history import Entry, user_history
+from store.home import Home
+from store.pseudonyms import Pseudonyms
+from store.versions import resolve
+
+#: Versions of a user's history that are shown, and events.
+VERSIONS = 100
+
+
+def register(console: Console) -> None:
+    """The page at ``/user``."""
+
+    @ui.page("/user")
+    async def page(id: str = "", version: str = "") -> None:
+        with frame(console, "Users"):
+            with ui.row().classes("items-end gap-4 mt-2"):
+                wanted = ui.input("user id, exact", value=id).classes("w-80").mark("user")
+                which = ui.input("version, alias or moment", value=version, placeholder="production").classes("w-52").mark("at")
+
+                def go() -> None:
+                    ui.navigate.to(address("/user", id=wanted.value, version=which.value or None))
+
+                wanted.on("keydown.enter", go)
+                which.on("keydown.enter", go)
+                ui.button("Show", on_click=go).props("no-caps").mark("show")
+            if not id:
+                ui.label("Give an id: it is looked up in every version, and nowhere else.").classes("opacity-70")
+                return
+            found = await console.load(_read, id, version or None)
+            if found is None:
+                return
+            record, entries, name = found
+            heading(id, f"{name} in logs, reports and receipts")
+            _history(entries)
+            await slots_panel(console, record, id)
+
+
+def _read(home: Home, user: str, reference: str | None) -> tuple[VersionRecord, list[Entry], str]:
+    record, entries = resolve(home, reference), user_history(home, user)
+    if not any(entry.present for entry in entries):
+        raise NotFoundError(f"no version holds a user {user!r}", where=home.uri, mend="ids are exact, case included")
+    return record, entries, Pseudonyms(home).name(user)
+
+
+def _history(entries: list[Entry]) -> None:
+    changed = [entry for entry in entries if entry.changed]
+    some = changed[-VERSIONS:]
+    about = f"the newest {len(some)} of {len(changed)} versions that changed the state; shift = 1 − cosine from the line's version before"
+    heading("History", about)
+    numbers = [str(entry.version) for entry in some]
+    with ui.row().classes("w-full no-wrap"):
+        for name, values, color in (
+            ("events behind the state", [entry.events for entry in some], "#d08a3c"),
+            ("shift", [entry.shift for entry in some], "#4c8cc4"),
+        ):
+            chart(
+                {
+                    "title": {"text": name, "textStyle": {"fontSize": 13, "color": "#8a8f98"}},
+                    "tooltip": {},
+                    "grid": {"left": 60, "right": 10, "top": 35, "bottom": 40},
+                    "xAxis": {"type": "category", "data": numbers, "name": "version", "nameLocation": "middle", "nameGap": 25},
+                    "yAxis": {"type": "value"},
+                    "series": [{"type": "bar", "data": values, "barMaxWidth": 30, "itemStyle": {"color": color}}],
+                },
+                180,
+            )
+    grid([_row(entry) for entry in reversed(some)], "No version changed it.", links={"version": "_link"}, mark="history")
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        "version": entry.version,
+        "_link": f"/version/{entry.version}",
+        "created (UTC)": entry.created_at,
+        "line": entry.aggregator[:8],
+        "events": entry.events,
+        "first event (UTC)": entry.first_ts,
+        "last event (UTC)": entry.last_ts,
+        "shift": entry.shift,
+        "norm": entry.norm,
+    }
