@@ -62,7 +62,7 @@ def _row(home: Home, name: str, current: str | None) -> dict[str, Any] | None:
             "base": (about.get("base") or {}).get("name"),
             "MB": round(sum(file["bytes"] for file in about["files"].values()) / 1e6, 2),
             "llm": str(about["llm"]["model"]),
-            "head": str(about["head"])[:8],
+            "head": str(about.get("head") or "")[:8],
             "as of (UTC)": datetime.fromtimestamp(about["as_of"], UTC),
             "valid until (UTC)": datetime.fromtimestamp(about["valid_until"], UTC),
         }

@@ -24,11 +24,12 @@ POLICY = (
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Not "no-referrer": browsers then hide the origin of a form, too.
+    "referrer-policy": "same-origin",
     "x-frame-options": "SAMEORIGIN",
 }
 LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>tapstate</title>
-<style>:root{{color-scheme:light dark}}body{{font:16px sans-serif;max-width:22rem;margin:20vh auto}}
+<link rel="icon" href="data:,"><style>:root{{color-scheme:light dark}}body{{font:16px sans-serif;max-width:22rem;margin:20vh auto}}
 input,button{{font:inherit;padding:.5rem;width:100%;box-sizing:border-box;margin-top:.6rem}}</style>
 <h1>tapstate</h1><form method="post" action="/login"><label for="token">Token of this console (TAPSTATE_TOKEN)</label>
 <input id="token" name="token" type="password" autofocus required autocomplete="current-password"><button>Sign in</button></form>
