@@ -131,7 +131,7 @@ def grid(rows: Sequence[Mapping[str, Any]], empty: str, *, links: Mapping[str, s
     for column, address in links.items():
         table.add_slot(
             f"body-cell-{column}",
-            f'<q-td :props="props"><a v-if="props.row.{address}" :href="props.row.{address}" class="text-primary underline">'
+            f'<q-td :props="props"><a v-if="props.row.{address}" :href="props.row.{address}" class="underline" style="color: #3f86c6">'
             "{{ props.value }}</a><span v-else>{{ props.value }}</span></q-td>",
         )
     return table.mark(mark) if mark else table

@@ -98,6 +98,7 @@ def _map(found: "Weights", names: list[str]) -> None:
         span = np.arange(count) * SPANS // count
         starts = np.searchsorted(span, np.arange(SPANS))
         labels = [f"{ts:%Y-%m-%d}" for ts in found.events["ts"][starts]]
+    ui.label("Share of a slot's weight by time of the events; first row: the window's events.").classes("text-sm opacity-70")
     cells = np.zeros((len(labels), len(names) + 1))
     for k in range(len(names)):
         cells[:, k + 1] = np.bincount(span, found.weight[:, k], len(labels))
@@ -117,7 +118,6 @@ def _map(found: "Weights", names: list[str]) -> None:
                 "bottom": 0,
                 "itemWidth": 16,
                 "textStyle": {"color": GREY},
-                "text": ["", "of the slot's weight"],
             },
             "series": [{"type": "heatmap", "data": data, "progressive": 0, "itemStyle": {"borderWidth": 1, "borderColor": "#ffffff"}}],
         },
