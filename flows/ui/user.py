@@ -5,6 +5,7 @@ from typing import Any
 from nicegui import ui
 
 from flows.ui.frame import Console, address, chart, frame, grid, heading
+from flows.ui.nearest import nearest_panel
 from flows.ui.slots import slots_panel
 from schemas.errors import NotFoundError
 from schemas.records import VersionRecord
@@ -43,6 +44,7 @@ def register(console: Console) -> None:
             heading(id, f"{name} in logs, reports and receipts")
             _history(entries)
             await slots_panel(console, record, id)
+            nearest_panel(console, record, id)
 
 
 def _read(home: Home, user: str, reference: str | None) -> tuple[VersionRecord, list[Entry], str]:

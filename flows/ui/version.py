@@ -9,6 +9,7 @@ from flows.ui.frame import Console, chart, frame, grid, heading
 from flows.ui.moves import promote_button
 from schemas.errors import NotFoundError
 from schemas.records import VersionRecord
+from store import reports
 from store.home import Home
 from store.versions import aliases, counts, resolve
 
@@ -48,11 +49,11 @@ def register(console: Console) -> None:
                     "w-full border"
                 ).style("height: 80vh; background: white")
             else:
-                ui.label(f"None is stored in reports/{number}.html of the home.").classes("italic opacity-70")
+                ui.label(f"None is stored. Make it with: tapstate report {number}").classes("italic opacity-70")
 
     @app.get("/report/{number}")
     def report(number: int) -> Response:
-        data = console.home().objects.get(f"reports/{number}.html")
+        data = console.home().objects.get(reports.page(number))
         if data is None:
             return PlainTextResponse("no report of that version", 404)
         return HTMLResponse(data, headers={"content-security-policy": SANDBOX, "cache-control": "no-store"})
@@ -82,7 +83,7 @@ def _read(home: Home, number: int) -> tuple[VersionRecord, dict[str, Any], dict[
         "seconds": record.seconds,
     }
     named: dict[str, int | None] = {name: version for version, names in aliases(home).items() for name in names}
-    return record, figures, named, f"{number}.html" in home.objects.names("reports")
+    return record, figures, named, reports.page(number) in reports.pages(home)
 
 
 def _stages(record: VersionRecord) -> None:

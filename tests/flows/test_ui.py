@@ -26,6 +26,7 @@ from schemas.errors import ConfigError, ConflictError, InputError
 from store.history import user_history
 from store.home import Home
 from store.pseudonyms import Pseudonyms
+from store.snapshot import Snapshot
 from store.versions import current, promote, rollback
 
 #: Tenths of a second to wait for what a page shows.
@@ -149,7 +150,7 @@ def test_pages_say_what_the_home_holds(shown_home: Home, script: str) -> None:
         assert (versions[2]["users"], versions[2]["events"]) == ("2", "8")
         checks = await opened("/version/3", "checks")
         assert [r["check"] for r in checks] == [c.name for c in records[3].checks]
-        await user.should_see("None is stored in reports/3.html of the home.", retries=PATIENCE)
+        await user.should_see("None is stored. Make it with: tapstate report 3", retries=PATIENCE)
         await user.open("/version/9")
         await user.should_see("no version 9", retries=PATIENCE)
         history = await opened(f"/user?id={quote(script)}", "history")
@@ -163,6 +164,11 @@ def test_pages_say_what_the_home_holds(shown_home: Home, script: str) -> None:
         assert len(events) == 8
         assert sum(float(r["weight"].split()[0]) for r in events) == pytest.approx(100, abs=0.05)
         assert sum(r["window"] == "yes" for r in events) == 5
+        user.find(marker="find").click()
+        await user.should_see(marker="nearest", retries=PATIENCE)
+        (like,) = rows(user, "nearest")
+        (alike,) = Snapshot.of(shown_home).similar(script).to_dicts()
+        assert like == {"user": "alice", "cosine": shown(alike["cosine"]), "events": "8"}
         await user.open("/user?id=gone")
         await user.should_see("no version holds a user 'gone'", retries=PATIENCE)
         nights = await opened("/nights", "nights")

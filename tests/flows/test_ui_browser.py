@@ -181,7 +181,8 @@ def test_every_page_and_button(browse: Callable[..., Browser], shown_home: Home,
     newest = "//th[text()='weight']/ancestor::table/tbody/tr[1]/td"
     b._until(lambda: [cell.text for cell in b.driver.find_elements(By.XPATH, newest)][:2] == ["–", "2023-11-27 22:13"], "newest event")
     b.press("Find them")
-    b.see("1 user")
+    b.press("alice")
+    b.see("Events behind the state at version 2")
     b.clean()
 
     with lease(shown_home, "refresh-x", "a refresh of line x"):
