@@ -42,6 +42,8 @@ class Console:
 
     uri: str
     write: bool = False
+    #: Held by whoever reads every state: one at a time.
+    whole: asyncio.Lock = field(default_factory=asyncio.Lock)
     _readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
 
     def home(self) -> Home:

@@ -23,7 +23,8 @@ def nearest_panel(console: Console, record: VersionRecord, user: str) -> None:
     async def find() -> None:
         place.clear()
         with place:
-            found = await console.load(_read, record, user)
+            async with console.whole:
+                found = await console.load(_read, record, user)
             if found is not None:
                 grid(found, "There is nobody else.", links={"user": "_link"}, mark="nearest")
 

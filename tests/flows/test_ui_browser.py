@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not BROWSER or not DRIVER, reason="no chromium with chromedriver on PATH (Debian: apt install chromium-driver)"),
 ]
 Spawn = Callable[..., subprocess.Popen[str]]
-PATIENCE = 20
+PATIENCE = 120
 
 
 class Browser:
