@@ -47,6 +47,12 @@ def _order(name: str) -> tuple[int, str]:
     return int(digits[0]) if digits else 0, name
 
 
+def _llm(model: str) -> str:
+    """An LLM's id; of a directory its name, of a hash its beginning."""
+    name = model.rpartition("/")[2] if model.startswith("/") or "://" in model else model
+    return name[:8] if len(name) == 64 else name
+
+
 def _row(home: Home, name: str, current: str | None) -> dict[str, Any] | None:
     data = home.objects.get(f"bundles/{name}/manifest.json")
     if data is None:
@@ -61,7 +67,7 @@ def _row(home: Home, name: str, current: str | None) -> dict[str, Any] | None:
             "users": about["users"],
             "base": (about.get("base") or {}).get("name"),
             "MB": round(sum(file["bytes"] for file in about["files"].values()) / 1e6, 2),
-            "llm": str(about["llm"]["model"]),
+            "llm": _llm(str(about["llm"]["model"])),
             "head": str(about.get("head") or "")[:8],
             "as of (UTC)": datetime.fromtimestamp(about["as_of"], UTC),
             "valid until (UTC)": datetime.fromtimestamp(about["valid_until"], UTC),
