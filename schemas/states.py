@@ -5,7 +5,7 @@ method it is. A ``user`` column holds one array of fixed shape per user, an ``it
 remembered item, at most ``capacity`` of them, oldest first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -76,6 +76,11 @@ class StateSpec:
     def record(self, per: Literal["user", "item"]) -> np.dtype[Any]:
         """Layout of one user's, or one item's, record in a bundle: the columns in order, little-endian, no padding."""
         return np.dtype([(c.name, np.dtype(c.dtype).newbyteorder("<"), c.shape) for c in self.columns if c.per == per])
+
+    def row_bytes(self, columns: Collection[str]) -> int:
+        """Bytes of one user's row of these columns, at most; of columns of the spec alone."""
+        held = ((c, self.capacity if c.per == "item" else 1) for c in self.columns if c.name in columns)
+        return sum(np.dtype(c.dtype).itemsize * c.width * items for c, items in held)
 
     @property
     def vector_columns(self) -> list[str]:

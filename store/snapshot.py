@@ -22,13 +22,13 @@ from store.home import Home
 from store.measures import cosine_shift
 from store.versions import aliases, resolve
 
-#: Rows of one step of a scan, about.
-STEP = 1 << 18
+#: Rows and bytes of one step of a scan, about, at most.
+STEP, STEP_BYTES = 1 << 18, 1 << 28
 
 
-def key_steps(rows: int) -> Iterator[tuple[int, int]]:
-    """Ranges of user keys that hold about ``STEP`` of ``rows`` rows each."""
-    return key_ranges(max(1, -(-rows // STEP)))
+def key_steps(rows: int, width: int = 0) -> Iterator[tuple[int, int]]:
+    """Ranges of user keys that hold about ``STEP`` of ``rows`` rows of ``width`` bytes each, and no more than ``STEP_BYTES``."""
+    return key_ranges(max(1, -(-rows // STEP), -(-rows * width // STEP_BYTES)))
 
 
 class Snapshot:
@@ -91,9 +91,10 @@ class Snapshot:
             InputError: no such column.
         """
         wanted = self._columns(columns)
-        for low, high in key_steps(self.record.users):
-            # Filtered once each user's row is known: an older row of theirs may pass where the one that counts does not.
-            rows = self.view.states.read(self.record.runs, self.columns if filter is not None else wanted, low=low, high=high)
+        # Filtered once each user's row is known: an older row of theirs may pass where the one that counts does not.
+        read = self.columns if filter is not None else wanted
+        for low, high in key_steps(self.record.users, self.spec.row_bytes(read)):
+            rows = self.view.states.read(self.record.runs, read, low=low, high=high)
             yield (rows if filter is None else rows.filter(filter)).select(wanted)
 
     def to_arrow(self, columns: Sequence[str] | None = None, *, filter: Expression | None = None) -> pa.Table:

@@ -71,6 +71,10 @@ def test_a_scan_in_steps_is_the_whole(home: Home, wrote: Wrote, monkeypatch: pyt
     parts = list(version.scan(["user_id"]))
     assert len(parts) == 6
     assert sorted(u for part in parts for u in part.column("user_id").to_pylist()) == sorted(f"u{n}" for n in range(50))
+    # Wide rows come in smaller steps: bytes are what memory has to hold.
+    monkeypatch.setattr(snapshot, "STEP", 1_000)
+    monkeypatch.setattr(snapshot, "STEP_BYTES", 10 * version.spec.row_bytes(version.columns))
+    assert (len(list(version.scan())), len(list(version.scan(["user_id"])))) == (5, 1)
 
 
 def test_hostile_ids(home: Home, wrote: Wrote, put: Callable[..., object]) -> None:
