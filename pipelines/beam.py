@@ -54,7 +54,7 @@ class Beam:
             raise ConfigError(f"options nobody reads: {' '.join(unknown)}", where=self.runner, mend="docs/cluster.md shows each runner's")
 
     def each(self, function: Callable[[Any], None], descriptors: Sequence[Any]) -> None:
-        pipeline = beam.Pipeline(runner=self.runner, options=PipelineOptions(list(self.options)))
+        pipeline = beam.Pipeline(runner=self.runner, options=PipelineOptions([*self.options, *self._spread()]))
         # One chain, since the Dask runner computes the last branch alone; Reshuffle spreads the descriptors over the workers.
         pipeline | beam.Create(list(descriptors)) | beam.Reshuffle() | beam.ParDo(Call(function))
         result = None
@@ -67,6 +67,13 @@ class Beam:
             # The Dask runner leaves its connection open.
             if client := getattr(result, "client", None):
                 client.close()
+
+    def _spread(self) -> tuple[str, ...]:
+        """A Dask task for each shard: by default that runner puts 128 elements into one, which would run them one after the other."""
+        ours = self.runner.endswith("DaskRunner") and not any(
+            o.startswith(("--dask_npartitions", "--dask_partition_size")) for o in self.options
+        )
+        return ("--dask_partition_size=1",) if ours else ()
 
     def _unknown(self) -> list[str]:
         parser: Any = None
