@@ -24,7 +24,7 @@ NAVIGATION = {
     "Erasures": "/erasures",
 }
 #: Legible on white and on black.
-GREY = "#8a8f98"
+GREY, BLUE, ORANGE = "#8a8f98", "#4c8cc4", "#d08a3c"
 #: Seconds that a browser may take to connect.
 CONNECT = 60.0
 #: Pages that read the home at once.
@@ -150,6 +150,23 @@ def chart(options: dict[str, Any], height: int = 260) -> ui.echart:
     if "legend" in options:
         options["legend"].setdefault("textStyle", text)
     return ui.echart({"animation": False, **options}).style(f"height: {height}px").classes("w-full")
+
+
+def bars(names: Sequence[str], series: Mapping[str, tuple[Sequence[float | None], str]], height: int = 200) -> None:
+    """Plots side by side over the same versions: values and colour of each by title."""
+    with ui.row().classes("w-full no-wrap"):
+        for title, (values, color) in series.items():
+            chart(
+                {
+                    "title": {"text": title, "textStyle": {"fontSize": 13, "color": GREY}},
+                    "tooltip": {},
+                    "grid": {"left": 60, "right": 10, "top": 35, "bottom": 40},
+                    "xAxis": {"type": "category", "data": names, "name": "version", "nameLocation": "middle", "nameGap": 25},
+                    "yAxis": {"type": "value"},
+                    "series": [{"type": "bar", "data": values, "barMaxWidth": 30, "itemStyle": {"color": color}}],
+                },
+                height,
+            )
 
 
 def shown(value: Any) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from nicegui import ui
 
-from flows.ui.frame import Console, chart, frame, grid, heading
+from flows.ui.frame import BLUE, ORANGE, Console, bars, frame, grid, heading
 from schemas.records import VersionRecord
 from store.home import Home
 from store.lease import dead, last, living
@@ -99,18 +99,5 @@ def _chart(past: list[VersionRecord]) -> None:
     if not past:
         return
     nights = list(reversed(past))
-    numbers = [str(record.number) for record in nights]
-    series = (("seconds", [round(r.seconds, 2) for r in nights], "#4c8cc4"), ("events new", [r.events_new for r in nights], "#d08a3c"))
-    with ui.row().classes("w-full no-wrap"):
-        for name, values, color in series:
-            chart(
-                {
-                    "title": {"text": name, "textStyle": {"fontSize": 13, "color": "#8a8f98"}},
-                    "tooltip": {},
-                    "grid": {"left": 60, "right": 10, "top": 35, "bottom": 40},
-                    "xAxis": {"type": "category", "data": numbers, "name": "version", "nameLocation": "middle", "nameGap": 25},
-                    "yAxis": {"type": "value"},
-                    "series": [{"type": "bar", "data": values, "barMaxWidth": 30, "itemStyle": {"color": color}}],
-                },
-                200,
-            )
+    seconds, events = [round(r.seconds, 2) for r in nights], [r.events_new for r in nights]
+    bars([str(r.number) for r in nights], {"seconds": (seconds, BLUE), "events new": (events, ORANGE)})

@@ -4,7 +4,7 @@ from typing import Any
 
 from nicegui import ui
 
-from flows.ui.frame import Console, address, chart, frame, grid, heading
+from flows.ui.frame import BLUE, ORANGE, Console, address, bars, frame, grid, heading
 from flows.ui.nearest import nearest_panel
 from flows.ui.slots import slots_panel
 from schemas.errors import NotFoundError
@@ -59,23 +59,8 @@ def _history(entries: list[Entry]) -> None:
     some = changed[-VERSIONS:]
     about = f"the newest {len(some)} of {len(changed)} versions that changed the state; shift = 1 − cosine from the line's version before"
     heading("History", about)
-    numbers = [str(entry.version) for entry in some]
-    with ui.row().classes("w-full no-wrap"):
-        for name, values, color in (
-            ("events behind the state", [entry.events for entry in some], "#d08a3c"),
-            ("shift", [entry.shift for entry in some], "#4c8cc4"),
-        ):
-            chart(
-                {
-                    "title": {"text": name, "textStyle": {"fontSize": 13, "color": "#8a8f98"}},
-                    "tooltip": {},
-                    "grid": {"left": 60, "right": 10, "top": 35, "bottom": 40},
-                    "xAxis": {"type": "category", "data": numbers, "name": "version", "nameLocation": "middle", "nameGap": 25},
-                    "yAxis": {"type": "value"},
-                    "series": [{"type": "bar", "data": values, "barMaxWidth": 30, "itemStyle": {"color": color}}],
-                },
-                180,
-            )
+    events, shifts = [entry.events for entry in some], [entry.shift for entry in some]
+    bars([str(entry.version) for entry in some], {"events behind the state": (events, ORANGE), "shift": (shifts, BLUE)}, 180)
     grid([_row(entry) for entry in reversed(some)], "No version changed it.", links={"version": "_link"}, mark="history")
 
 
