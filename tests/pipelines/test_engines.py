@@ -1,6 +1,7 @@
 """The same plan through every engine gives the same states; a lost worker costs time, a poison shard itself alone."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +64,20 @@ def cluster() -> Iterator[DaskCluster]:
     pytest.importorskip("distributed")
     with DaskCluster(2) as running:
         yield running
+
+
+@pytest.mark.beam
+@pytest.mark.slow
+def test_few_shards_are_spread_over_dask_workers(cluster: DaskCluster, tmp_path: Path) -> None:
+    """By default that runner puts 128 elements into one task."""
+
+    def told(number: int) -> None:
+        time.sleep(0.5)
+        (tmp_path / str(number)).write_text(str(os.getpid()))
+
+    new_engine(EngineConfig(name="beam", runner=DASK, options=cluster.options)).each(told, range(6))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*"012345"]
+    assert len({path.read_text() for path in tmp_path.iterdir()}) == 2
 
 
 @pytest.mark.beam
