@@ -1,6 +1,6 @@
 """The doctor: what is wrong with the environment, the home and its last nights, each finding with its mending command.
 
-Its work does not grow with the home, but for one pass over a column of the newest ingest's events.
+It reads every record, which are small, and one column of the newest ingest's events.
 """
 
 import shutil

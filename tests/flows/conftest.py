@@ -1,4 +1,4 @@
-"""A home that has something on every page of the console."""
+"""The command line in this process, and a home that has something on every page of the console."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from small_bundles import USERS, make_bundle
 
+from flows import cli
 from pipelines.erase import Erasure
 from schemas.records import IngestRecord, VersionRecord
 from store.home import Home
@@ -38,3 +39,24 @@ def shown_home(home: Home, put: Callable[..., IngestRecord], night: Callable[...
 @pytest.fixture
 def script() -> str:
     return SCRIPT
+
+
+@pytest.fixture
+def tapstate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command: exit code, standard output, standard error. An exception that leaves it fails the test."""
+    monkeypatch.setenv("TAPSTATE_HOME", "")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tapstate", *arguments])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        assert isinstance(code, int)
+        return code, out, err
+
+    return run

@@ -22,26 +22,6 @@ INGEST = {"read", "accepted", "duplicate", "corrected", "rejected"}
 VERSIONS = {"version", "aliases", "created_at", "aggregator", "encoder", "users", "events", "parent"}
 
 
-@pytest.fixture
-def tapstate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command: exit code, standard output, standard error. An exception that leaves it fails the test."""
-    monkeypatch.setenv("TAPSTATE_HOME", "")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["tapstate", *arguments])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
-
-
 Tapstate = Callable[..., tuple[int, str, str]]
 
 

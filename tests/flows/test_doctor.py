@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import flows.doctor as module
+import store.lease as leases
 from flows.doctor import Finding, examine
 from pipelines.refresh import Refresh
 from schemas.config import EncoderConfig, render
@@ -132,9 +134,9 @@ def test_a_stuck_lease_a_dead_one_and_a_cut_off_plan(home: Home, put: Any, monke
     held = Lease(home, "refresh-x", "a refresh")
     held.take()
     assert "leases" not in bad(home)
-    monkeypatch.setattr("flows.doctor.STUCK", timedelta(0))
+    monkeypatch.setattr(module, "STUCK", timedelta(0))
     assert "renewed for" in bad(home)["leases"].found
-    monkeypatch.setattr("store.lease._started", lambda pid: "another process")
+    monkeypatch.setattr(leases, "_started", lambda pid: "another process")
     assert "its holder is dead" in bad(home)["leases"].found
 
 

@@ -8,32 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
 from pipelines.erase import Erasure
 from store.home import Home
 from store.proof import prove
 
 Spawn = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def tapstate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.setenv("TAPSTATE_HOME", "")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("PREFECT_HOME", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["tapstate", *arguments])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
 
 
 Tapstate = Callable[..., tuple[int, str, str]]

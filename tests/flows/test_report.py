@@ -5,9 +5,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from flows import cli
 from schemas.records import IngestRecord, VersionRecord
 from store.home import Home
 from store.versions import promote
@@ -18,24 +15,6 @@ Night = Callable[..., VersionRecord | None]
 
 def rows(night: int) -> list[dict[str, object]]:
     return [{"user_id": f"person-{n:04}", "ts": 1_700_000_000 + night * 86_400, "text": f"words {n} {night}"} for n in range(5)]
-
-
-@pytest.fixture
-def tapstate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.setenv("TAPSTATE_HOME", "")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["tapstate", *arguments])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
 
 
 def embedded(page: str) -> object:
