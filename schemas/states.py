@@ -132,7 +132,7 @@ STATE_KEYS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: a lookup makes one, and that would be a tenth of its time
 class StateBatch:
     """States of n users as arrays.
 

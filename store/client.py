@@ -133,12 +133,12 @@ class Bundle:
             CorruptError: bytes read for the first time that are not what the manifest says.
         """
         states, codes = self._lookup(user_ids)
-        return states, codes == lookup.KNOWN
+        return states, codes.known
 
     def states_of(self, keys: npt.NDArray[np.int64], checks: npt.NDArray[np.int64]) -> tuple[StateBatch, npt.NDArray[np.bool_]]:
         """As ``states``, by key and check of the users, int64 ``[n]`` each, for who does not hold their ids."""
         states, codes = self._lookup.by_key(keys, checks)
-        return states, codes == lookup.KNOWN
+        return states, codes.known
 
     def model_file(self, name: str) -> File:
         """Size and hashes of a graph or the tokenizer, wherever in the chain it lies."""
@@ -216,8 +216,8 @@ class Bundle:
         return Answer(head.run(["prefix"], inputs)[0], self._told(codes, asked), self.bundle_id)
 
     def _told(self, codes: Codes, asked: npt.NDArray[np.int64]) -> list[str]:
-        late = asked > int(self.manifest["valid_until"])
-        return [EXPIRED if old and code == lookup.KNOWN else _STATUS[code] for code, old in zip(codes.tolist(), late.tolist(), strict=True)]
+        late = (codes.known & (asked > int(self.manifest["valid_until"]))).tolist()
+        return [EXPIRED if old else _STATUS[code] for code, old in zip(codes.each.tolist(), late, strict=True)]
 
     @staticmethod
     def _times(now: float | npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.int64]:

@@ -15,9 +15,25 @@ from store.manifest import erased_tag
 
 #: What a lookup found, one code a user.
 KNOWN, UNKNOWN, ERASED = 0, 1, 2
-Codes = npt.NDArray[np.int8]
 _pair = struct.Struct(">qq").unpack_from
 _sha256 = hashlib.sha256
+
+
+class Codes:
+    """What a lookup found.
+
+    Attributes:
+        each: int8 ``[n]``, one of ``KNOWN``, ``UNKNOWN`` and ``ERASED``.
+        known: bool ``[n]``.
+    """
+
+    def __init__(self, each: npt.NDArray[np.int8]) -> None:
+        self.each, self.known = each, each == KNOWN
+        self.each.flags.writeable = self.known.flags.writeable = False
+
+
+#: Of one user, ready made.
+_ONE = [Codes(np.array([code], np.int8)) for code in (KNOWN, UNKNOWN, ERASED)]
 
 
 class Lookup:
@@ -38,9 +54,8 @@ class Lookup:
             if column.per == "user":
                 empty[column.name] = column.empty
         self._empty = empty.tobytes()
-        self._codes = [np.array([code], np.int8) for code in (KNOWN, UNKNOWN, ERASED)]
-        for codes in self._codes:
-            codes.flags.writeable = False
+        self._offsets = np.stack([np.zeros(spec.capacity + 1, np.int64), np.arange(spec.capacity + 1)], 1)
+        self._offsets.flags.writeable = False
 
     def __call__(self, users: Sequence[str]) -> tuple[StateBatch, Codes]:
         """States of the users and a code for each; one who is not known has the empty state.
@@ -65,20 +80,22 @@ class Lookup:
         for depth, layer in enumerate(self.layers):
             row = layer.find_one(key, check)
             if row >= 0:
-                return self._view(layer, row), self._codes[KNOWN]
+                return self._view(layer, row), _ONE[KNOWN]
             if depth == 0 and self._erased and erased_tag(self._salt, user) in self._erased:
-                return self._nobody(), self._codes[ERASED]
+                return self._nobody(), _ONE[ERASED]
             if layer.gone and (key, check) in layer.gone:
                 break
-        return self._nobody(), self._codes[UNKNOWN]
+        return self._nobody(), _ONE[UNKNOWN]
 
     def _view(self, layer: Layer, row: int) -> StateBatch:
         part, row = layer.locate(row)
         low, high = part.ends_view[row] // part.step, part.ends_view[row + 1] // part.step
-        columns = {name: column[row : row + 1] for name, column in part.user_columns}
+        columns, mine, items = {}, slice(row, row + 1), slice(low, high)
+        for name, column in part.user_columns:
+            columns[name] = column[mine]
         for name, column in part.item_columns:
-            columns[name] = column[low:high]
-        return StateBatch(columns, np.array((0, high - low)))
+            columns[name] = column[items]
+        return StateBatch(columns, self._offsets[high - low])
 
     def _nobody(self) -> StateBatch:
         return self._together([self._empty], [b""], np.zeros(1, np.int64))
@@ -112,7 +129,7 @@ class Lookup:
             if layer.gone and len(left):
                 pairs = zip(keys[left].tolist(), checks[left].tolist(), strict=True)
                 left = left[[pair not in layer.gone for pair in pairs]]
-        return self._together(records, items, lengths), codes
+        return self._together(records, items, lengths), Codes(codes)
 
     def _gather(
         self,
