@@ -3,7 +3,6 @@
 States are built by ``update`` and read back in a bundle's types, so that quality is that of the bytes which serving has.
 """
 
-import re
 import sys
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks import retrieval
 from benchmarks.datasets import Bench, ShuffledDates, of_strangers, without_histories
 from benchmarks.metrics import label_index, rouge, score_errors
 from encoders.examples import DAY, Examples, Ints
@@ -29,7 +29,8 @@ from store.packing import Precision, bundle_spec, pack
 
 #: Items of a history that an arm may read when judged: what the banks keep. tide's slots alone would take more.
 HISTORY = 512
-PROMPTED = ("none", "recency", "bm25")
+_RETRIEVAL = {"recency": retrieval.latest, "bm25": retrieval.bm25}
+PROMPTED = ("none", *_RETRIEVAL)
 TRAINED = (
     "default",
     "tide",
@@ -145,27 +146,9 @@ def prompted(bench: Bench, arm: str, rows: Ints) -> list[str]:
     for row in rows:
         first, stop = examples.first[row], stops_of(examples, np.array([row]))[0]
         held = np.arange(max(first, stop - HISTORY), stop)
-        if arm == "none":
-            held = held[:0]
-        elif arm == "recency":
-            held = held[-4:]
-        else:
-            held = held[_bm25(examples.prompts[row], bench.items[held].tolist())[-4:]]
-        prompts.append("".join(bench.items[held]) + examples.prompts[row])
+        shown = held[_RETRIEVAL[arm](bench.items[held].tolist(), examples.prompts[row])] if arm in _RETRIEVAL else held[:0]
+        prompts.append("".join(bench.items[shown]) + examples.prompts[row])
     return prompts
-
-
-def _bm25(query: str, items: list[str], k: float = 1.5, b: float = 0.75) -> Ints:
-    """Places of the items, worst first; ties by age."""
-    words = [re.findall(r"[a-z0-9]+", item.lower()) for item in items]
-    counts = [Counter(w) for w in words]
-    mean = max(1.0, float(np.mean([len(w) for w in words] or [1])))
-    score = np.zeros(len(items))
-    for word in set(re.findall(r"[a-z0-9]+", query.lower())):
-        holds = np.array([c[word] for c in counts], np.float64)
-        rare = np.log(1 + (len(items) - (holds > 0).sum() + 0.5) / ((holds > 0).sum() + 0.5))
-        score += rare * holds * (k + 1) / (holds + k * (1 - b + b * np.array([len(w) for w in words]) / mean))
-    return np.argsort(score, kind="stable")
 
 
 class Ablated(Tide):

@@ -1,6 +1,6 @@
 """The benchmark's tasks: real histories as events, and which users tune the LLM, train the arms, and judge them.
 
-Users outside the test tune the frozen LLM: those with fewer than 10 examples and, where there are few of them, three in ten of the others.
+Users outside the test tune the frozen LLM: those with fewer than 10 examples and three in ten of the others.
 The rest are cut by key into three folds; seed s holds out fold s mod 3 as *new* users, so that three seeds see everyone new once.
 Test examples are the latest 30 % (of all, or of each user's own where users come and go in one burst); everything learned is learned
 from examples before them.
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from benchmarks import retrieval
 from encoders.examples import DAY, Examples, Ints
 from encoders.personalizer import EventBatch
 from encoders.prompts import render
@@ -34,12 +35,14 @@ MIN_EXAMPLES = 10
 TEST_SHARE = 0.3
 #: Characters the LLM reads of a query, and of an item shown in a prompt.
 QUERY_CHARACTERS, ITEM_CHARACTERS = 100, 50
-#: Items a tuning prompt shows at most, as many as the prompt arms do.
-SHOWN = 4
+#: Items among which a tuning prompt's are looked for.
+REACH = 64
+#: Of the tuning prompts: plain ones, ones with items of the user, told ones.
+MIX = (0.4, 0.4, 0.2)
 #: The tuning pairs a task makes at most.
 MAX_LESSONS = 20_000
-#: Test events a user contributes at most.
-MAX_OF_USER = 1_000
+#: Test examples of one user in a split, at most: without it a maintainer's would be half of a repository's.
+MAX_OF_USER = 100
 
 Kind = Literal["label", "rating", "text"]
 
@@ -89,13 +92,17 @@ class Bench:
     event: Ints
 
     def rows(self, seed: int, split: Literal["train", "known", "new"], most: int | None = None) -> Ints:
-        """Examples of one split; at most ``most``, drawn with a fixed seed."""
+        """Examples of one split; of a test at most ``MAX_OF_USER`` a user and ``most`` in all, drawn with a fixed seed."""
         new = self.fold == seed % 3
         chosen = {"train": ~new & ~self.test, "known": ~new & self.test, "new": new & self.test}[split]
         rows = np.flatnonzero(chosen)
-        if most and len(rows) > most:
-            rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
-        return rows
+        if split == "train":
+            return rows
+        rows = np.random.default_rng(0).permutation(rows)
+        order = np.argsort(self.examples.user[rows], kind="stable")
+        mine = self.examples.user[rows][order]
+        rows = rows[np.sort(order[np.arange(len(rows)) - np.searchsorted(mine, mine) < MAX_OF_USER])]
+        return np.sort(rows[:most])
 
 
 def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMConfig) -> Bench:
@@ -148,7 +155,7 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
     labels = sorted(set(targets[given])) if task.kind == "label" else []
     answers = targets.copy()
     answers[~given] = None
-    lessons = _lessons(tuning, prompts, targets, items, texts, user, llm)
+    lessons = _lessons(tuning, prompts, targets, items, texts, first, stop, llm)
     return Bench(task, examples, np.abs(digest // 30 % 3)[user[chosen]], test, labels, lessons, items, texts, answers, chosen)
 
 
@@ -183,27 +190,36 @@ def _lessons(
     targets: npt.NDArray[np.object_],
     items: npt.NDArray[np.object_],
     texts: npt.NDArray[np.object_],
-    user: Ints,
+    first: Ints,
+    stop: Ints,
     llm: LLMConfig,
 ) -> Lessons:
-    """Plain prompts, prompts behind one to four earlier items of the user, and told ones (pipelines/examples.py says why)."""
+    """What the LLM is tuned on: plain prompts, and prompts behind one to four items of the user as the prompt arms choose them.
+
+    Told ones show the query itself among the items, with some other target that is then the answer (pipelines/examples.py says why).
+
+    Args:
+        rows: the events that may be asked.
+        first, stop: where each event's history begins and ends, as the last night before it knew it.
+    """
     rng = np.random.default_rng(0)
-    if len(rows) > MAX_LESSONS:
-        rows = np.sort(rng.choice(rows, MAX_LESSONS, replace=False))
-    # A half shows items; of the other half most are plain.
-    kind = rng.choice(3, len(rows), p=[0.35, 0.4, 0.25])
-    asked, answers = [], []
-    for row, how in zip(rows, kind, strict=True):
+    with_history = rows[stop[rows] > first[rows]]
+    asked, answers, told = [], [], []
+    for _ in range(min(MAX_LESSONS, 2 * len(rows))):
+        kind = rng.choice(3, p=MIX)
+        row = rng.choice(with_history if kind == 1 and len(with_history) else rows)
         prompt, answer = prompts[row], targets[row]
-        if how == 1:
-            before = [i for i in range(max(0, row - int(rng.integers(1, SHOWN + 1))), row) if user[i] == user[row]]
-            prompt = "".join(items[before]) + prompt
-        elif how == 2:
+        held = items[max(first[row], stop[row] - REACH) : stop[row]].tolist()
+        choose = (retrieval.latest, retrieval.bm25)[rng.integers(2)]
+        shown = [held[i] for i in choose(held, prompt)[-rng.integers(1, retrieval.SHOWN + 1) :]]
+        if kind == 2:
             answer = targets[rng.choice(rows)]
-            prompt = render(llm.item, texts[row][:ITEM_CHARACTERS], answer) + prompt
-        asked.append(prompt)
+            shown = shown[: retrieval.SHOWN - 1]
+            shown.insert(rng.integers(len(shown) + 1), render(llm.item, texts[row][:ITEM_CHARACTERS], answer))
+        asked.append("".join(shown if kind else []) + prompt)
         answers.append(answer)
-    return Lessons(asked, answers, kind == 2)
+        told.append(kind == 2)
+    return Lessons(asked, answers, np.array(told))
 
 
 def _file(directory: Path, name: str) -> Path:
@@ -313,11 +329,11 @@ def _columns(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 TASKS = [
-    Task("news-category", "huffpost", news_category, "label"),
+    Task("news-category", "huffpost", news_category, "label", 3),
     Task("rating", "movielens", ratings, "rating", 3, per_user=True),
     Task("commit-area", "git", partial(commit_area, repository="git"), "label", 3),
     Task("commit-area", "curl", partial(commit_area, repository="curl"), "label", 3),
-    Task("news-headline", "huffpost", news_headline, "text"),
+    Task("news-headline", "huffpost", news_headline, "text", 3),
     Task("commit-subject", "git", partial(commit_subject, repository="git"), "text", 3),
     Task("commit-subject", "curl", partial(commit_subject, repository="curl"), "text", 3),
 ]
