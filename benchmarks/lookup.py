@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -253,23 +254,62 @@ def _feast(
     if made.returncode:
         absent["feast"] = f"pip install {FEAST}: {made.stderr.strip().splitlines()[-1:]}"
         return {}
-    schema = pa.schema([("user", pa.string()), ("state", pa.binary())])
-    with pa.OSFile(str(place / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for some, records in _rows(bundle, names):
-            states = pa.array([record + items for record, items in records], pa.binary())
-            writer.write_batch(pa.RecordBatch.from_arrays([pa.array(list(some)), states], schema=schema))
+    _feast_rows(place, bundle, names)
     (place / "requests.json").write_text(json.dumps({"singles": list(singles), "batches": [list(b) for b in batches]}))
     program = Path(__file__).with_name("feast_peer.py")
+    wanted = [dict(zip(*row, strict=True)) for row in _hex(bundle, batches[0])]
     found = {}
     for store in ("sqlite", *(["redis"] if port else [])):
-        _say(f"filling and asking Feast with {store}")
-        command = [str(python), str(program), str(place), store, str(port or 0)]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        if told.returncode:
-            absent[f"feast_{store}"] = told.stderr.strip()[-300:]
-            continue
-        found[f"feast_{store}"] = json.loads(told.stdout.strip().splitlines()[-1])
+        for form in ("features", "bytes"):
+            name = f"feast_{store}" + ("_bytes" if form == "bytes" else "")
+            _say(f"filling and asking {name}")
+            command = [str(python), str(program), str(place), store, form, str(port or 0)]
+            told = subprocess.run(command, capture_output=True, text=True, check=False)
+            if told.returncode:
+                absent[name] = told.stderr.strip()[-300:]
+                continue
+            if json.loads((place / f"{store}-{form}" / "given.json").read_text()) != wanted:
+                raise SystemExit(f"{name} gives other states than the bundle: its figures would mean nothing")
+            shutil.rmtree(place / f"{store}-{form}")
+            found[name] = json.loads(told.stdout.strip().splitlines()[-1])
     return found
+
+
+def _feast_rows(place: Path, bundle: Bundle, names: Sequence[str]) -> None:
+    """``rows.arrow``: each user's state as one binary, and by column in the types that Feast has; ``spec.json``: the columns."""
+    spec = {per: [(c.name, np.dtype(c.dtype).str, c.shape) for c in bundle.spec.columns if c.per == per] for per in ("user", "item")}
+    (place / "spec.json").write_text(json.dumps(spec))
+    user, item = bundle.spec.record("user"), bundle.spec.record("item")
+    with pa.OSFile(str(place / "rows.arrow"), "wb") as sink:
+        writer: Any = None
+        for some, records in _rows(bundle, names):
+            states = bundle.states(some)[0]
+            table = {"user": pa.array(list(some)), "state": pa.array([record + items for record, items in records], pa.binary())}
+            for per, record in (("user", user), ("item", item)):
+                ends = np.arange(len(some) + 1) if per == "user" else states.offsets
+                for name in record.names or ():
+                    table[name] = _feature(np.ascontiguousarray(states.columns[name]), ends)
+            batch = pa.RecordBatch.from_pydict(table)
+            writer = writer or pa.ipc.new_file(sink, batch.schema)
+            writer.write_batch(batch)
+        writer.close()
+
+
+def _feature(array: Any, ends: Any) -> pa.Array:
+    """A column as Feast can hold it: small integers as bytes (it has no list of them), floats as float32, others as int64."""
+    width = array[0].size if len(array) else 1
+    if array.dtype == np.int8:
+        flat, kind = array.reshape(-1), pa.binary()
+        return pa.array([flat[a * width : b * width].tobytes() for a, b in pairwise(ends)], kind)
+    value = array.reshape(-1).astype(np.float32 if array.dtype.kind == "f" else np.int64)
+    return pa.ListArray.from_arrays(pa.array(ends * width, pa.int32()), pa.array(value))
+
+
+def _hex(bundle: Bundle, asked: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Names and bytes of the columns of each user."""
+    for user in asked:
+        columns = bundle.states([user])[0].columns
+        yield list(columns), [np.ascontiguousarray(array).tobytes().hex() for array in columns.values()]
 
 
 def _say(text: str) -> None:
