@@ -25,6 +25,9 @@ TOLERANCE = 1e-4
 #: Batches and remembered items the graphs are checked on; the export traces another shape.
 CHECKED_SHAPES = ((1, 1), (1, 7), (3, 1), (5, 64))
 
+#: A query whose embedding is kept with a head: what bundles made with it later compare their graphs with.
+GOLDEN_QUERY, GOLDEN_FILE = "what should come next", "golden_query.json"
+
 
 class HeadGraph(nn.Module):
     """A head with positional inputs: ``query`` (unless static), ``now``, then the state columns the head reads."""

@@ -5,22 +5,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from schemas.config import EncoderConfig
 from schemas.errors import ConfigError
 from schemas.keys import content_hash
 
-# Bars and warnings of loading say nothing that our own errors do not.
-logging.disable_progress_bar()
-logging.set_verbosity_error()
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: Sequence lengths a batch is padded to, and the tokens a batch holds. A text's arithmetic depends on its length alone,
 #: because every batch of a length has the same shape: vectors do not change with the company a text is encoded in.
@@ -48,7 +46,7 @@ def best_device() -> torch.device:
 class Pooling(nn.Module):
     """Encoder, mean over tokens, unit length: ``[n, tokens]`` ids and mask to float32 ``[n, dim]``."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__()
         self.model = model
 
@@ -71,6 +69,13 @@ class TextEncoder:
     """
 
     def __init__(self, config: EncoderConfig, device: torch.device | None = None) -> None:
+        # Here, not above: it takes four seconds to import, and a night without new texts needs none of it.
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        # Bars and warnings of loading say nothing that our own errors do not.
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
         self.config = config
         self.device = device or best_device()
         name = config.model or default_model()

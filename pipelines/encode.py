@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import polars as pl
 
-from encoders.text import TextEncoder
+from pipelines.encoder import KnownEncoder
 from pipelines.engines import Engine
 from pipelines.meter import Meter, Silent
 from pipelines.plan import TEXT_KEYS, text_shards
@@ -50,7 +50,7 @@ class TextShards:
     """
 
     log: EventLog
-    encoder: TextEncoder
+    encoder: KnownEncoder
     after: int
     until: int
     since: int
@@ -92,14 +92,15 @@ class TextShards:
 @lru_cache(maxsize=1)
 def _opened(uri: str, config: EncoderConfig, fingerprint: str, after: int, until: int, since: int) -> TextShards:
     """The same in a worker, which has its own home and encoder."""
-    encoder = TextEncoder(config)
+    home = Home(uri)
+    encoder = KnownEncoder(home, config)
     if encoder.fingerprint != fingerprint:
         raise CompatibilityError(
             f"a worker has encoder {encoder.fingerprint[:12]}, the plan's is {fingerprint[:12]}",
             where=config.model or "the bundled MiniLM",
             mend="give every worker the same model files and packages (docs/cluster.md)",
         )
-    return TextShards(EventLog(Home(uri)), encoder, after, until, since)
+    return TextShards(EventLog(home), encoder, after, until, since)
 
 
 def run_encode(work: TextShards, folder: str, shards: Sequence[Shard], engine: Engine, retries: int) -> Encoded:
@@ -117,7 +118,7 @@ def run_encode(work: TextShards, folder: str, shards: Sequence[Shard], engine: E
     return Encoded(sum(m.texts for m in done), sum(m.hits for m in done), figures(done))
 
 
-def encode_events(log: EventLog, encoder: TextEncoder, meter: Meter, *, until: int) -> None:
+def encode_events(log: EventLog, encoder: KnownEncoder, meter: Meter, *, until: int) -> None:
     """Encode the texts and targets of all events up to ingest ``until``, in this process and without a refresh's plan."""
     cache = Embeddings(log.home, encoder.fingerprint, encoder.dim)
     for shard in text_shards(log, after=0, until=until, size=log.home.config.refresh.shard_events):

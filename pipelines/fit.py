@@ -1,18 +1,19 @@
 """Fit: train an aggregator and a head on a home's events, export the head, and open a line with them."""
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from encoders.checkpoint import load_aggregator, pack_aggregator, pack_head
-from encoders.export import export_head, export_query_encoder
+from encoders.export import GOLDEN_FILE, GOLDEN_QUERY, export_head, export_query_encoder, query_embedding
 from encoders.llm import FrozenLLM
 from encoders.personalizer import Aggregator
-from encoders.text import TextEncoder
 from encoders.training import train
 from encoders.tuning import Lessons, small_causal, tune
 from pipelines.encode import encode_events
+from pipelines.encoder import KnownEncoder
 from pipelines.examples import build_examples, read_events, tuning_pairs, tuning_users
 from pipelines.meter import Meter, Silent
 from schemas.config import Config
@@ -60,8 +61,9 @@ def fit(home: Home, config: Config, *, head_only: bool = False, meter: Meter | N
         # The head's shape is the states', whatever the configuration says by now.
         config = config.model_copy(update={kept[1].name: kept[1].config, "encoder": Lines(home).encoder(kept[0])})
     until = home.ingests.last()
-    encoder = TextEncoder(config.encoder)
-    encode_events(log, encoder, meter, until=until)
+    known = KnownEncoder(home, config.encoder)
+    encode_events(log, known, meter, until=until)
+    encoder = known.text
     events = read_events(log, config, until)
     cache = Embeddings(home, encoder.fingerprint, encoder.dim)
     own = not config.llm.model
@@ -85,6 +87,7 @@ def fit(home: Home, config: Config, *, head_only: bool = False, meter: Meter | N
         meter.advance("export", 1)
     head_files["query_encoder.onnx"] = export_query_encoder(encoder, trained.adapter)
     head_files["tokenizer.json"] = encoder.tokenizer_json()
+    head_files[GOLDEN_FILE] = json.dumps(query_embedding(encoder, trained.adapter, GOLDEN_QUERY)[0].tolist()).encode()
     meter.advance("export", 1)
     meter.finish("export")
     models.save(name, files)
@@ -100,7 +103,7 @@ def _kept_aggregator(home: Home, config: Config) -> tuple[str, Aggregator]:
     name = Lines(home).newest()
     if name is None:
         raise NotFoundError("no aggregator to fit a head to", where=home.uri, mend="tapstate train, then train --head-only")
-    aggregator = load_aggregator(Models(home).directory(name), TextEncoder(Lines(home).encoder(name)).fingerprint)
+    aggregator = load_aggregator(Models(home).directory(name), KnownEncoder(home, Lines(home).encoder(name)).fingerprint)
     if aggregator.name != config.personalizer:
         raise CompatibilityError(
             f"the aggregator in use is of {aggregator.name}, not of {config.personalizer}",

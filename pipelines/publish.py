@@ -12,9 +12,9 @@ import torch
 
 from encoders.adapter import QueryAdapter
 from encoders.checkpoint import load_head
-from encoders.export import query_embedding
+from encoders.export import GOLDEN_FILE, GOLDEN_QUERY, query_embedding
 from encoders.personalizer import Head
-from encoders.text import TextEncoder
+from pipelines.encoder import KnownEncoder
 from pipelines.meter import Meter, Silent
 from schemas.errors import CompatibilityError, InputError, NotFoundError
 from schemas.records import VersionRecord
@@ -31,13 +31,12 @@ from store.versions import counts
 
 #: Users whose expected answers a bundle carries, beside the unknown user's.
 GOLDEN = 2
-GOLDEN_QUERY = "what should come next"
 
 
 def publish(
     home: Home,
     version: VersionRecord,
-    encoder: TextEncoder,
+    encoder: KnownEncoder,
     meter: Meter | None = None,
     *,
     precision: Precision | None = None,
@@ -74,7 +73,7 @@ def shelved(home: Home, version: VersionRecord) -> bool:
 def _publish(
     home: Home,
     version: VersionRecord,
-    encoder: TextEncoder,
+    encoder: KnownEncoder,
     meter: Meter,
     head_name: str | None,
     precision: Precision,
@@ -128,7 +127,7 @@ def _written(
     states: States,
     head_files: Path,
     fitted: tuple[Head, QueryAdapter, dict[str, Any]],
-    encoder: TextEncoder,
+    encoder: KnownEncoder,
     name: str,
     meter: Meter,
     precision: Precision,
@@ -155,7 +154,7 @@ def _written(
         left = MODEL if base is not None and base["head"] == name else ()
         for file in sorted(set(MODEL) - set(left)):
             shutil.copyfile(head_files / file, workplace / file)
-        query = query_embedding(encoder, adapter, GOLDEN_QUERY)
+        query = _golden_query(head_files, encoder, adapter)
         (workplace / "golden.json").write_text(json.dumps({"cases": _golden(workplace, files, packed, module, query, version)}))
         made = provenance()
         llm = configuration["llm"]
@@ -238,6 +237,14 @@ def _golden(
             vector = None if embedding is None else _numbers(embedding[0])
             cases.append({"row": row, "query": text, "query_embedding": vector, "now": now, "prefix": [_numbers(v) for v in prefix]})
     return cases
+
+
+def _golden_query(head_files: Path, encoder: KnownEncoder, adapter: QueryAdapter) -> torch.Tensor:
+    """The embedding of the golden query that was kept with the head; heads of older homes have none."""
+    path = head_files / GOLDEN_FILE
+    if path.is_file():
+        return torch.tensor([json.loads(path.read_text())])
+    return query_embedding(encoder.text, adapter, GOLDEN_QUERY)
 
 
 def _numbers(vector: torch.Tensor) -> list[float]:

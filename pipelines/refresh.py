@@ -13,11 +13,11 @@ from functools import cached_property
 from encoders.checkpoint import pack_aggregator
 from encoders.personalizer import Aggregator
 from encoders.registry import new_aggregator
-from encoders.text import TextEncoder
 from pipelines.checks import check_version
 from pipelines.described import open_aggregator
 from pipelines.drift import prefix_ratio
 from pipelines.encode import Encoded, TextShards, run_encode
+from pipelines.encoder import KnownEncoder
 from pipelines.engines import Engine, Local
 from pipelines.meter import Meter, Silent
 from pipelines.plan import Size, plan_refresh
@@ -64,9 +64,9 @@ class Refresh:
         self.lines = Lines(self.home)
 
     @cached_property
-    def encoder(self) -> TextEncoder:
+    def encoder(self) -> KnownEncoder:
         """The line's text encoder; the configured one before any training."""
-        return TextEncoder(self.lines.encoder(self.line or self.lines.newest()))
+        return KnownEncoder(self.home, self.lines.encoder(self.line or self.lines.newest()))
 
     @cached_property
     def aggregator_hash(self) -> str:

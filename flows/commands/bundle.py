@@ -26,7 +26,7 @@ def bundle(
     """Write a version's bundle and let CURRENT name it."""
     if context.invoked_subcommand:
         return
-    from encoders.text import TextEncoder
+    from pipelines.encoder import KnownEncoder
     from pipelines.publish import publish
     from store.lines import Lines
     from store.versions import resolve
@@ -34,7 +34,7 @@ def bundle(
     home = open_home()
     record = resolve(home, version)
     with Bars() as meter:
-        encoder = TextEncoder(Lines(home).encoder(record.aggregator))
+        encoder = KnownEncoder(home, Lines(home).encoder(record.aggregator))
         uri, manifest = publish(home, record, encoder, meter, precision=states, delta=delta, head=head or None)
     written = sum(manifest["files"][file["name"]]["bytes"] for file in manifest["states"]["files"])
     users = sum(file["users"] for file in manifest["states"]["files"])

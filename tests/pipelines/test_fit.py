@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from encoders.llm import FrozenLLM
-from encoders.text import TextEncoder
 from encoders.tuning import small_causal
+from pipelines.encoder import KnownEncoder
 from pipelines.erase import Erasure
 from pipelines.evaluate import evaluate_bundle
 from pipelines.examples import read_events, tuning_users
@@ -53,7 +53,7 @@ def test_fit_then_refresh_then_bundle(new_home: Callable[..., Home], night: Call
     version = night(home)
     assert version.trained
     assert version.aggregator == fitted.aggregator
-    uri, manifest = publish(home, version, TextEncoder(home.config.encoder))
+    uri, manifest = publish(home, version, KnownEncoder(home, home.config.encoder))
     assert manifest["head"] == fitted.head
     later = next(iter(SyntheticSource(60, 12, 13, 14, 1.0, 5).batches())).rows.select("user_id", "ts", "text", "target")
     llm = FrozenLLM.load(home.config.llm.model_copy(update={"model": str(models.directory(fitted.llm["fingerprint"]))}))
@@ -125,7 +125,7 @@ def test_the_other_personalizers_are_refreshed_bundled_and_served_alike(
     second = night(home)
     assert (first.personalizer, second.aggregator, second.parent) == (personalizer, fitted.aggregator, first.number)
     assert 0 < second.users_changed < second.users
-    encoder = TextEncoder(home.config.encoder)
+    encoder = KnownEncoder(home, home.config.encoder)
     bundle = Bundle.open(publish(home, second, encoder)[0])
     bundle.verify()
     users = next(iter(source.batches())).rows["user_id"].unique().sort()[:2].to_list()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.text import TextEncoder
+from pipelines.encoder import KnownEncoder
 from pipelines.publish import publish
 from schemas.errors import CompatibilityError, CorruptError
 from schemas.records import VersionRecord
@@ -48,7 +48,7 @@ def test_read(old: Home) -> None:
     assert store.version(version.record.created_at).number in (1, 2)
     with pytest.raises(CorruptError, match="tapstate bundle"):
         Bundle.open(f"{old.uri}/bundles")
-    uri, _ = publish(old, version.record, TextEncoder(Lines(old).encoder(version.record.aggregator)))
+    uri, _ = publish(old, version.record, KnownEncoder(old, Lines(old).encoder(version.record.aggregator)))
     answer = Bundle.open(uri).prefix([user, "nobody"], ["item 1", "item 1"])
     assert answer.status == ["known", "unknown"]
     assert np.isfinite(answer.prefix).all()
@@ -69,7 +69,7 @@ def test_refresh_and_go_on(old: Home, put: Callable[..., object], night: Callabl
     np.testing.assert_allclose(spec.vectors(tables[0]), spec.vectors(tables[1]), atol=1e-5)
     promote(old, 3, expected=2, reason="test")
     assert rollback(old, reason="test").version == current(old, "production") == 2
-    encoder = TextEncoder(Lines(old).encoder(version.aggregator))
+    encoder = KnownEncoder(old, Lines(old).encoder(version.aggregator))
     uri, manifest = publish(old, version, encoder)
     assert (Bundle.open(uri).manifest["version"], manifest["users"]) == (3, 15)
     with pytest.raises(CompatibilityError) as caught:

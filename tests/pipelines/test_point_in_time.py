@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encoders.examples import DAY, Examples
-from encoders.text import TextEncoder
 from pipelines.encode import encode_events
+from pipelines.encoder import KnownEncoder
 from pipelines.evaluate import evaluate_bundle
 from pipelines.examples import _similar, build_examples, read_events
 from pipelines.meter import Silent
@@ -46,7 +46,7 @@ def rows() -> list[dict[str, Any]]:
 @pytest.fixture
 def made(home: Home, put: Callable[..., object]) -> tuple[pl.DataFrame, Examples]:
     put(home, rows(), historical=False)
-    log, encoder = EventLog(home), TextEncoder(home.config.encoder)
+    log, encoder = EventLog(home), KnownEncoder(home, home.config.encoder)
     encode_events(log, encoder, Silent(), until=home.ingests.last())
     events = read_events(log, home.config, home.ingests.last())
     return events, build_examples(events, Embeddings(home, encoder.fingerprint, encoder.dim), home.config)
@@ -90,7 +90,7 @@ def test_a_planted_leak_is_caught(made: tuple[pl.DataFrame, Examples]) -> None:
 def test_known_late_but_believed_early_changes_the_histories(made: tuple[pl.DataFrame, Examples], home: Home) -> None:
     """What this suite looks for is there to be found: without knowledge time, the back-filled event is seen five days too early."""
     events, _ = made
-    encoder = TextEncoder(home.config.encoder)
+    encoder = KnownEncoder(home, home.config.encoder)
     believed = events.with_columns(known=pl.col("ts")).sort("user_key", "user_id", "known", "event_key")
     leaky = build_examples(believed, Embeddings(home, encoder.fingerprint, encoder.dim), home.config)
     days = [

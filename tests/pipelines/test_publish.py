@@ -16,6 +16,7 @@ from encoders.export import export_head, export_query_encoder
 from encoders.head import TideHead
 from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
+from pipelines.encoder import KnownEncoder
 from pipelines.erase import Erasure
 from pipelines.publish import publish
 from schemas.config import Config, EncoderConfig, TideConfig
@@ -71,7 +72,7 @@ def made(
     put: Callable[..., object],
     night: Callable[..., VersionRecord],
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[Home, VersionRecord, TextEncoder, TideHead]:
+) -> tuple[Home, VersionRecord, KnownEncoder, TideHead]:
     """A version of 70 users over three files of states, with the default shape of states."""
     monkeypatch.setattr("store.bundle.FILE_USERS", 30)
     home = new_home("home", shard_events=4096, tide=TideConfig())
@@ -88,11 +89,11 @@ def made(
             for i in range(1 + u * 2)
         ],
     )
-    return home, night(home), fitted.encoder, fitted.head
+    return home, night(home), KnownEncoder(home, home.config.encoder), fitted.head
 
 
 @pytest.mark.slow
-def test_a_bundle_from_end_to_end(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
+def test_a_bundle_from_end_to_end(made: tuple[Home, VersionRecord, KnownEncoder, TideHead]) -> None:
     home, version, encoder, head = made
     uri, manifest = publish(home, version, encoder)
     bundle = Bundle.open(Path(uri).parent)
@@ -126,7 +127,7 @@ def test_a_bundle_from_end_to_end(made: tuple[Home, VersionRecord, TextEncoder, 
 
 
 @pytest.mark.slow
-def test_a_bundle_holds_what_the_store_holds(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
+def test_a_bundle_holds_what_the_store_holds(made: tuple[Home, VersionRecord, KnownEncoder, TideHead]) -> None:
     home, version, encoder, _ = made
     bundle = Bundle.open(publish(home, version, encoder)[0])
     table = States(home, version.aggregator, Models(home).spec(version.aggregator)).read(version.runs)
@@ -142,7 +143,7 @@ def test_a_bundle_holds_what_the_store_holds(made: tuple[Home, VersionRecord, Te
     assert "window_key" not in state.columns
 
 
-def test_published_twice_while_open(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
+def test_published_twice_while_open(made: tuple[Home, VersionRecord, KnownEncoder, TideHead]) -> None:
     """An open reader keeps answering while a bundle is published; nothing of the building is left."""
     home, version, encoder, _ = made
     uri, _ = publish(home, version, encoder)
@@ -158,7 +159,7 @@ def test_published_twice_while_open(made: tuple[Home, VersionRecord, TextEncoder
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_deltas_answer_as_the_full_bundle(
-    made: tuple[Home, VersionRecord, TextEncoder, TideHead],
+    made: tuple[Home, VersionRecord, KnownEncoder, TideHead],
     put: Callable[..., object],
     night: Callable[..., VersionRecord],
     precision: Precision,
@@ -209,7 +210,7 @@ def test_deltas_answer_as_the_full_bundle(
         publish(home, rebuilt, encoder, precision=precision, delta=True)
 
 
-def test_what_does_not_belong_together(made: tuple[Home, VersionRecord, TextEncoder, TideHead]) -> None:
+def test_what_does_not_belong_together(made: tuple[Home, VersionRecord, KnownEncoder, TideHead]) -> None:
     home, version, encoder, _ = made
     models = Models(home)
     head = models.current_head(version.aggregator)
@@ -229,7 +230,7 @@ def test_what_does_not_belong_together(made: tuple[Home, VersionRecord, TextEnco
 
 
 @pytest.mark.slow
-def test_erased_users_leave_the_bundles(made: tuple[Home, VersionRecord, TextEncoder, TideHead], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_erased_users_leave_the_bundles(made: tuple[Home, VersionRecord, KnownEncoder, TideHead], monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle is written anew without them, its golden answers too; one that is being written begins again."""
     home, version, encoder, _ = made
     uri, manifest = publish(home, version, encoder)
