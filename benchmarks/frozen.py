@@ -22,7 +22,7 @@ CACHE = Path(__file__).parent / ".cache"
 #: Layers of MiniLM that encoder and decoder start from; with all six of each, two CPU cores train a third as many examples a second.
 ENCODER_LAYERS, DECODER_LAYERS = 3, 1
 LENGTH = 8
-RATE = 5e-4
+RATE, POOL = 5e-4, 8
 #: Answers are labels, or titles for the writing tasks.
 LLM = LLMConfig(max_prompt_tokens=112, max_target_tokens=8)
 WRITING = LLMConfig(max_prompt_tokens=192, max_target_tokens=24)
@@ -36,7 +36,9 @@ def config_for(kind: str) -> LLMConfig:
 def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int = 200, seed: int = 0) -> FrozenLLM:
     """The LLM of a task: the one in ``cache``, or one tuned now and kept there."""
     config = config_for(bench.task.kind)
-    made_of = content_hash([*bench.lessons.prompts, *bench.lessons.targets, ENCODER_LAYERS, DECODER_LAYERS, LENGTH, RATE, steps, seed])
+    made_of = content_hash(
+        [*bench.lessons.prompts, *bench.lessons.targets, ENCODER_LAYERS, DECODER_LAYERS, LENGTH, RATE, POOL, steps, seed]
+    )
     directory = cache / f"llm-{bench.task.name}-{bench.task.data}-{made_of[:12]}"
     if not (directory / "about.json").is_file():
         started = time.monotonic()
@@ -57,6 +59,7 @@ def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int = 200, seed: int
             seed=seed,
             embeddings=False,
             shorter=True,
+            pool=POOL,
             progress=progress,
         )
         llm.save(directory)

@@ -96,6 +96,7 @@ def tune(
     seed: int = 0,
     embeddings: bool = True,
     shorter: bool = False,
+    pool: int = 1,
     progress: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> FrozenLLM:
     """A base model tuned to give ``targets`` for ``prompts``, frozen with the neutral prefix it was tuned with.
@@ -107,6 +108,7 @@ def tune(
         lessons: of users and times that the later test does not touch. Some are held out: the weights that do best on them are kept.
         embeddings: whether token embeddings are tuned along; a pretrained model's need not be, and they are most of a small one's weights.
         shorter: a quarter of the batches behind ``P₀`` see its first vectors only, so that shorter prefixes meet an LLM that knows them.
+        pool: batches drawn together and cut by length: prompts of very unequal lengths are mostly padding otherwise.
         progress: called after each step with 1 and the running loss.
     """
     prompts, targets = lessons.prompts, lessons.targets
@@ -136,8 +138,12 @@ def tune(
             prefix = (rms * neutral[:length]).expand(len(rows), -1, -1)
             return llm.loss(prefix, [prompts[i] for i in rows], [targets[i] for i in rows])[0].mean()
 
+        waiting: list[npt.NDArray[np.int64]] = []
         for step in range(1, steps + 1):
-            loss = loss_of(rng.choice(told if step <= first else training, batch_size), _length(step, prefix_length, shorter))
+            if not waiting:
+                drawn = rng.choice(told if step <= first else training, pool * batch_size)
+                waiting = _by_length(drawn, prompts, pool, rng)
+            loss = loss_of(waiting.pop(), _length(step, prefix_length, shorter))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_([*tuned, neutral], 1.0)
@@ -158,6 +164,14 @@ def tune(
         llm.neutral = best_neutral.cpu()
         llm.model = model.eval().requires_grad_(False)
     return llm
+
+
+def _by_length(rows: npt.NDArray[np.int64], prompts: Sequence[str], batches: int, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    """The rows in batches of prompts about as long, the batches in any order."""
+    if batches == 1:
+        return [rows]
+    cut = np.split(rows[np.argsort([len(prompts[i]) for i in rows], kind="stable")], batches)
+    return [cut[i] for i in rng.permutation(batches)]
 
 
 def _length(step: int, longest: int, shorter: bool) -> int:

@@ -26,7 +26,8 @@ from pipelines.update import Shifted, updater
 from schemas.config import settings
 from schemas.errors import ConflictError, NotFoundError
 from schemas.records import CheckResult, Plan, VersionRecord
-from store.comparison import Comparison, View, compare
+from store.changes import Changes
+from store.comparison import Comparison, View, compare, gather
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home, provenance
@@ -201,7 +202,10 @@ class Refresh:
         states = self._states()
         after = View(states, spec, runs, users)
         before = View(states, spec, self.parent.runs, counts(self.home, self.parent)[0]) if self.parent else None
-        self.drift = compare(before, after, seed=config.seed) if before else None
+        if before:
+            told = [Changes.from_json(shard.changes) for shard in shards if shard.changes]
+            every = plan.kind == "update" and len(told) == len(shards)
+            self.drift = gather(before, after, told, seed=config.seed) if every else compare(before, after, seed=config.seed)
         # A line's first version must cover production's users.
         covered = self.parent or self.lines.production()
         return check_version(

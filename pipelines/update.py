@@ -4,14 +4,16 @@ Users with plain new events get them merged into their state; corrections and de
 computed again from all their events.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoders.personalizer import Aggregator, EventBatch
 from pipelines.described import open_aggregator
@@ -20,6 +22,7 @@ from pipelines.stages import Manifest
 from schemas.events import DELETE
 from schemas.records import Plan, Shard
 from schemas.states import STATE_KEYS, StateBatch
+from store.changes import Changes
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home
@@ -41,6 +44,7 @@ class Shifted(Manifest):
         new_events: events the shard consumed.
         bad: written states with NaN or infinity where none may be.
         zero: written states of users with events whose vector is zero.
+        changes: what differs from the parent's rows, as ``Changes.to_json``; none of a rebuild, which does not read them.
         norm_median, norm_max: of the written states' vectors.
     """
 
@@ -53,6 +57,7 @@ class Shifted(Manifest):
     norm_median: float
     norm_max: float
     zero: int = 0
+    changes: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,16 @@ class Updater:
             norm_median=float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0,
             norm_max=float(norms[np.isfinite(norms)].max(initial=0.0)),
             zero=int(((norms == 0) & (counts > 0)).sum()),
+            changes=self._changes(parents, table),
         )
+
+    def _changes(self, parents: pa.Table, table: pa.Table) -> Mapping[str, Any] | None:
+        """Told here, where both rows of a user are at hand; reading them again would take as long as the update."""
+        if self.plan.kind == "rebuild":
+            return None
+        left = pc.greater(table.column("event_count"), 0)
+        there = table if pc.all(left).as_py() else table.filter(left)
+        return Changes.of(parents, there, self.aggregator.spec).to_json()
 
     def first_bad(self, shard: Shard) -> str:
         """The first user, by key, of a failed shard whose events alone fail too, found by halves; empty if none does."""

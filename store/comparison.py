@@ -5,21 +5,21 @@ Of two lines, whose vectors live in different spaces, users are matched by id, a
 a panel. The panel is a range of user keys, which are hashes: a random sample that stays the same from version to version.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 
 from schemas.keys import content_hash
 from schemas.records import VersionRecord
 from schemas.states import StateSpec
 from store.bundle import key_ranges
+from store.changes import TOP, Changes
 from store.home import Home
-from store.measures import alignment, cosine_shift, neighbour_overlap
+from store.measures import alignment, neighbour_overlap
 from store.models import Models
 from store.states import States
 
@@ -60,49 +60,17 @@ class View:
         return self.states.read(self.runs, columns, low=low, high=low + width - 1)
 
 
-@dataclass(frozen=True)
-class Mover:
-    """A user who moved: by ``1 − cos``, and the events behind both states."""
-
-    user_id: str
-    shift: float
-    events_before: int
-    events_after: int
-
-
-@dataclass(frozen=True)
-class Grower:
-    """A user whose events became more or fewer; 0 where a version does not have them."""
-
-    user_id: str
-    events_before: int
-    events_after: int
-
-
 @dataclass
-class Comparison:
-    """What differs between ``before`` and ``after``.
+class Comparison(Changes):
+    """What differs between ``before`` and ``after``; beside the changes:
 
     Attributes:
         one_line: whether both are of one aggregator, so that vectors can be compared as they are.
-        appeared, vanished: users that only one of the two has.
-        rewritten: users of both whose state was written anew (of one line; else 0).
-        moved: those of them whose vector is another one.
-        shifts: float32, ``1 − cos`` of every rewritten user.
-        movers: those who moved most, the farthest first.
-        growers: those whose events changed most in number, new users among them.
         panel: users of the panel that both have.
         before, after: their vectors, ``[panel, d]`` and ``[panel, d']``.
     """
 
-    one_line: bool
-    appeared: int = 0
-    vanished: int = 0
-    rewritten: int = 0
-    moved: int = 0
-    shifts: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    movers: list[Mover] = field(default_factory=list)
-    growers: list[Grower] = field(default_factory=list)
+    one_line: bool = True
     panel: list[str] = field(default_factory=list)
     before: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     after: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
@@ -124,31 +92,23 @@ class Comparison:
         return alignment(self.before, self.after)
 
 
-def compare(before: View, after: View, *, seed: int = 0, top: int = 10) -> Comparison:
+def compare(before: View, after: View, *, seed: int = 0, top: int = TOP) -> Comparison:
     """Compare two versions; memory is that of a step and 4 bytes a rewritten user.
 
     Args:
         seed: picks the panel.
         top: how many movers to name.
     """
+    one_line = before.states.name == after.states.name
+    steps = _steps(before, after, one_line)
+    return gather(before, after, (Changes.of(old, new, after.spec if one_line else None, top) for old, new in steps), seed=seed, top=top)
+
+
+def gather(before: View, after: View, parts: Iterable[Changes], *, seed: int = 0, top: int = TOP) -> Comparison:
+    """The comparison that changes of all users who may differ add up to, at the cost of the panels."""
     found = Comparison(one_line=before.states.name == after.states.name)
-    shifts: list[npt.NDArray[np.float32]] = []
-    for old, new in _steps(before, after, found.one_line):
-        rows = _frame(old, "before").join(_frame(new, "after"), on="user_id", how="full", coalesce=True)
-        found.appeared += int(rows["before"].null_count())
-        found.vanished += int(rows["after"].null_count())
-        _keep_grown(found.growers, rows, top)
-        if not found.one_line:
-            continue
-        both = rows.drop_nulls(["before", "after"])
-        found.rewritten += len(both)
-        a = before.spec.vectors(old)[both["before"].to_numpy()]
-        b = after.spec.vectors(new)[both["after"].to_numpy()]
-        shift = cosine_shift(a, b)
-        shifts.append(shift)
-        found.moved += int((a != b).any(1).sum())
-        _keep_farthest(found.movers, both, shift, top)
-    found.shifts = np.concatenate(shifts) if shifts else found.shifts
+    for part in parts:
+        found.add(part, top)
     _fill_panel(found, before, after, seed)
     return found
 
@@ -187,31 +147,6 @@ def _written(before: View, after: View) -> npt.NDArray[np.int64] | None:
             if len(keys) > MANY:
                 return None
     return np.unique(np.concatenate([keys, *pending]))
-
-
-def _frame(table: pa.Table, name: str) -> pl.DataFrame:
-    """Ids, row numbers and events of a table of states."""
-    frame = pl.DataFrame(
-        {"user_id": pl.Series(table.column("user_id"), dtype=pl.String), f"events_{name}": pl.Series(table.column("event_count"))}
-    )
-    return frame.with_row_index(name)
-
-
-def _keep_farthest(movers: list[Mover], rows: pl.DataFrame, shift: npt.NDArray[np.float32], top: int) -> None:
-    best = np.argsort(-np.nan_to_num(shift, nan=np.inf), kind="stable")[:top]
-    chosen = rows.select("user_id", "events_before", "events_after")[best]
-    movers += [Mover(user, float(s), n, m) for s, (user, n, m) in zip(shift[best], chosen.iter_rows(), strict=True) if s != 0]
-    movers.sort(key=lambda mover: (-np.nan_to_num(mover.shift, nan=np.inf), mover.user_id))
-    del movers[top:]
-
-
-def _keep_grown(growers: list[Grower], rows: pl.DataFrame, top: int) -> None:
-    columns = rows.select("user_id", pl.col("events_before", "events_after").fill_null(0).cast(pl.Int64))
-    grown = (pl.col("events_after") - pl.col("events_before")).abs()
-    most = columns.filter(grown > 0).sort(grown, "user_id", descending=[True, False]).head(top)
-    growers += [Grower(*row) for row in most.iter_rows()]
-    growers.sort(key=lambda grower: (-abs(grower.events_after - grower.events_before), grower.user_id))
-    del growers[top:]
 
 
 def _fill_panel(found: Comparison, before: View, after: View, seed: int) -> None:

@@ -16,6 +16,7 @@ from pipelines.refresh import Refresh
 from schemas.errors import ConflictError, NotFoundError
 from schemas.records import IngestRecord, VersionRecord
 from schemas.states import StateBatch
+from store.comparison import View, compare
 from store.home import Home
 from store.models import Models
 from store.purge import fence
@@ -141,6 +142,32 @@ def test_corrected_and_deleted_events(new_home: Callable[..., Home], put: Put, n
     assert back
     assert wanted
     same_states(home, back, clean, wanted)
+
+
+def test_shards_tell_what_a_comparison_of_both_versions_finds(new_home: Callable[..., Home], put: Put, night: Night) -> None:
+    """New users, deleted ones, corrected and plain events, over several shards."""
+    home = new_home("home", shard_events=64)
+    events = history(users=30)
+    put(home, events[:-60])
+    first = night(home)
+    gone = [{"user_id": "u3", "event_id": e["event_id"], "op": "delete"} for e in events if e["user_id"] == "u3"]
+    new = [{**e, "user_id": f"new{n}"} for n, e in enumerate(events[:40])]
+    put(home, [*events[-60:], *new, *gone, {**events[0], "text": "other words"}])
+    refresh = Refresh(home)
+    planned = refresh.plan()
+    assert first
+    assert planned
+    folder, plan = planned
+    assert len(plan.shards) > 1
+    encoded = refresh.encode(plan)
+    second = refresh.commit(folder, plan, encoded, refresh.update(folder, plan), datetime.now(UTC))
+    told, read = refresh.drift, compare(View.of(home, first), View.of(home, second))
+    assert told
+    assert (told.appeared, told.vanished) == (40, 1)
+    for name in ("appeared", "vanished", "rewritten", "moved", "movers", "growers", "panel"):
+        assert getattr(told, name) == getattr(read, name), name
+    np.testing.assert_array_equal(np.sort(told.shifts), np.sort(read.shifts))
+    np.testing.assert_array_equal(told.after, read.after)
 
 
 def test_a_quiet_night(home: Home, put: Put, night: Night) -> None:
