@@ -79,7 +79,8 @@ def write_states(
             there = np.asarray(rows.column("event_count")) > 0
             hashes = user_hashes(rows.column("user_id").to_pylist())
             vanished.append(hashes[~there])
-            rows = rows.filter(pa.array(there))
+            # Filtering copies the rows, list by list; most often there is nothing to drop.
+            rows = rows if there.all() else rows.filter(pa.array(there))
             yield hashes[there], pack(StateBatch.from_arrow(rows, spec), packed)
             if progress:
                 progress(rows.num_rows)

@@ -16,8 +16,8 @@ from store.reports import old_pages
 from store.retention import folds, old_bundles, retirements
 from store.sweep import STALE, dead_leases, dead_plans, drop_files, half_written, loose_files, unnamed_events, unnamed_states
 
-#: Columns of each kind of table that reads look rows up by; an index each.
-INDEXED = {"events": ("user_key", "event_key", "ingest"), "rejects": (), "states": ("user_key", "run"), "embeddings": ("key",)}
+#: Columns of each kind of table that reads look rows up by; an index each. ``states`` has none (store/states.py says why).
+INDEXED = {"events": ("user_key", "event_key", "ingest"), "rejects": (), "embeddings": ("key",)}
 #: Rows below which a scan is as fast as an index, and unindexed or deleted rows that are worth the work.
 INDEX_ROWS, INDEX_SHARE = 50_000, 0.05
 #: Fragments smaller than this are worth merging, when there are several.

@@ -237,18 +237,20 @@ class Tables:
             else:
                 return
 
-    def read(self, name: str, schema: pa.Schema, columns: Sequence[str], *, filter: Expression | None = None) -> pa.Table:
+    def read(self, name: str, schema: pa.Schema, columns: Sequence[str], *, filter: Expression | None = None, **options: Any) -> pa.Table:
         """The rows that pass ``filter`` as one table; an empty one if the table is not there."""
         kept = pa.schema([schema.field(column) for column in columns])
         for last in (False, True):
             try:
-                return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter)], schema=kept)
+                return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter, **options)], schema=kept)
             except HomeError as error:
                 if last or "while it was read" not in error.what:
                     raise
         raise AssertionError
 
-    def find(self, name: str, schema: pa.Schema, columns: Sequence[str], among: Mapping[str, npt.NDArray[np.int64]]) -> pa.Table:
+    def find(
+        self, name: str, schema: pa.Schema, columns: Sequence[str], among: Mapping[str, npt.NDArray[np.int64]], **options: Any
+    ) -> pa.Table:
         """The rows whose int64 columns are among the given values, all of them; an empty table if the table is not there.
 
         A few values are asked for by filter, which an index may serve. Many would make it visit every page anyway: one pass over the
@@ -260,7 +262,7 @@ class Tables:
         kept = pa.schema([schema.field(column) for column in columns])
         if min(map(len, among.values())) <= FEW:
             filter = reduce(and_, (pc.field(column).isin(pa.array(values)) for column, values in among.items()))
-            return self.read(name, schema, columns, filter=filter)
+            return self.read(name, schema, columns, filter=filter, **options)
         dataset = self.open(name)
         while dataset is not None:
             try:
