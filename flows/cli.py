@@ -29,6 +29,7 @@ from flows.commands import (
     ui,
     versions,
 )
+from flows.completion import ASKED, answer
 from flows.console import stderr
 from schemas.errors import TapstateError
 
@@ -93,6 +94,8 @@ app.command("deploy")(deploy.deploy)
 
 def main() -> None:
     """Run the command line; errors of ours become one message and their exit code."""
+    if os.environ.get(ASKED, "").startswith("complete_"):
+        answer(app)
     try:
         app()
     except TapstateError as error:

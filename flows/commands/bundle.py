@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.commands import home_uri, open_home
+from flows import completion
+from flows.commands import VersionOption, home_uri, open_home
 from flows.console import Bars, Output, OutputOption, emit
 
 app = typer.Typer(invoke_without_command=True, help="Write a version's bundle and let CURRENT name it; verify and diff bundles.")
@@ -15,8 +16,13 @@ Place = Annotated[Path, typer.Argument(help="A bundle, or a directory whose CURR
 @app.callback()
 def bundle(
     context: typer.Context,
-    version: Annotated[str | None, typer.Option(help="Number, alias or moment. [default: production]")] = None,
-    head: Annotated[str, typer.Option(help="Hash of the head, for another LLM (train --head-only); CURRENT stays. [default: in use]")] = "",
+    version: VersionOption = None,
+    head: Annotated[
+        str,
+        typer.Option(
+            help="Hash of the head, for another LLM (train --head-only); CURRENT stays. [default: in use]", autocompletion=completion.heads
+        ),
+    ] = "",
     states: Annotated[Literal["float16", "int8"] | None, typer.Option(help="Precision. [default: bundle.states]")] = None,
     delta: Annotated[
         bool | None, typer.Option("--delta/--full", help="Only what changed since CURRENT, or all. [default: as bundle.layers allows]")
@@ -88,7 +94,9 @@ def diff(one: Place, other: Place, output: OutputOption = Output.table) -> None:
 def pull(
     directory: Annotated[Path, typer.Argument(help="Where a client will open it; CURRENT there is swapped last.")],
     source: Annotated[str, typer.Option("--from", help="Directory or object-store URI of bundles. [default: those of the home]")] = "",
-    name: Annotated[str | None, typer.Option(help="A bundle there. [default: the one that CURRENT names]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="A bundle there. [default: the one that CURRENT names]", autocompletion=completion.bundles)
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Fetch the bundle to serve, and what it stands on, checked block by block; what is there already is not fetched again."""

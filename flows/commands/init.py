@@ -6,8 +6,6 @@ import typer
 
 from flows.commands import home_uri
 from flows.console import Output, OutputOption, emit, note
-from schemas.config import Config, EncoderConfig, LLMConfig
-from store.home import CONFIG, Home
 
 
 def init(
@@ -17,6 +15,9 @@ def init(
     output: OutputOption = Output.table,
 ) -> None:
     """Make a home with a commented config.toml; a home that is there already stays as it is."""
+    from schemas.config import Config, EncoderConfig, LLMConfig
+    from store.home import CONFIG, Home
+
     config = Config(seed=seed, encoder=EncoderConfig(model=encoder), llm=LLMConfig(model=llm))
     home, made = Home.create(home_uri(), config)
     if not made:
