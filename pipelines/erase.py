@@ -110,7 +110,8 @@ class Erasure:
             if about is None or json.loads(about)["trained"]:
                 left.append(f"model {name[:12]}: a checkpoint that may have been trained on their events; train anew to be rid of it")
         left += [
-            f"bundle {b.name} ({b.bundle_id[:12]}): copies that were pulled still hold {b.users} of them; whoever serves it must pull again"
+            f"bundle {b.name} ({b.bundle_id[:12]}): copies that were pulled still hold {b.users} of them; whoever serves it must pull "
+            "again (tapstate bundle pulls says who left a record)"
             for b in self.withdrawal.affected()
             if b.users
         ]

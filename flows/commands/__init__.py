@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 VersionOption = Annotated[
     str | None, typer.Option(help="Number, alias or moment. [default: production]", autocompletion=completion.versions)
 ]
+PullerOption = Annotated[
+    str | None, typer.Option("--as", metavar="NAME", help="Who pulls, for the home's record. [default: the user that runs this]")
+]
 
 
 def home_uri() -> str:
