@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from store.home import Home
 
 VersionOption = Annotated[
-    str | None, typer.Option(help="Number, alias or moment. [default: production]", autocompletion=completion.versions)
+    str | None, typer.Option(help="Number, alias or moment. (default: production)", autocompletion=completion.versions)
 ]
 PullerOption = Annotated[
-    str | None, typer.Option("--as", metavar="NAME", help="Who pulls, for the home's record. [default: the user that runs this]")
+    str | None, typer.Option("--as", metavar="NAME", help="Who pulls, for the home's record. (default: the user that runs this)")
 ]
 
 

@@ -20,12 +20,12 @@ def bundle(
     head: Annotated[
         str,
         typer.Option(
-            help="Hash of the head, for another LLM (train --head-only); CURRENT stays. [default: in use]", autocompletion=completion.heads
+            help="Hash of the head, for another LLM (train --head-only); CURRENT stays. (default: in use)", autocompletion=completion.heads
         ),
     ] = "",
-    states: Annotated[Literal["float16", "int8"] | None, typer.Option(help="Precision. [default: bundle.states]")] = None,
+    states: Annotated[Literal["float16", "int8"] | None, typer.Option(help="Precision. (default: bundle.states)")] = None,
     delta: Annotated[
-        bool | None, typer.Option("--delta/--full", help="Only what changed since CURRENT, or all. [default: as bundle.layers allows]")
+        bool | None, typer.Option("--delta/--full", help="Only what changed since CURRENT, or all. (default: as bundle.layers allows)")
     ] = None,
     output: OutputOption = Output.table,
 ) -> None:
@@ -105,9 +105,9 @@ def pulls(
 
 def pull(
     directory: Annotated[Path, typer.Argument(help="Where a client will open it; CURRENT there is swapped last.")],
-    source: Annotated[str, typer.Option("--from", help="Directory or object-store URI of bundles. [default: those of the home]")] = "",
+    source: Annotated[str, typer.Option("--from", help="Directory or object-store URI of bundles. (default: those of the home)")] = "",
     name: Annotated[
-        str | None, typer.Option(help="A bundle there. [default: the one that CURRENT names]", autocompletion=completion.bundles)
+        str | None, typer.Option(help="A bundle there. (default: the one that CURRENT names)", autocompletion=completion.bundles)
     ] = None,
     by: PullerOption = None,
     output: OutputOption = Output.table,

@@ -9,8 +9,8 @@ from flows.console import Output, OutputOption, emit, note
 
 
 def init(
-    encoder: Annotated[str, typer.Option(help="Hugging Face text encoder, directory or id. [default: the bundled MiniLM]")] = "",
-    llm: Annotated[str, typer.Option(help="Hugging Face LLM, directory or id. [default: tuned from the home's events by train]")] = "",
+    encoder: Annotated[str, typer.Option(help="Hugging Face text encoder, directory or id. (default: the bundled MiniLM)")] = "",
+    llm: Annotated[str, typer.Option(help="Hugging Face LLM, directory or id. (default: tuned from the home's events by train)")] = "",
     seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
     output: OutputOption = Output.table,
 ) -> None:

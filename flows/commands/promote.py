@@ -20,7 +20,7 @@ def promote(
     reason: Reason,
     alias: Alias = "production",
     expect: Annotated[
-        int | None, typer.Option(min=0, help="Only if the alias names this version; 0: only if it names none. [default: what it names now]")
+        int | None, typer.Option(min=0, help="Only if the alias names this version; 0: only if it names none. (default: what it names now)")
     ] = None,
     output: OutputOption = Output.table,
 ) -> None:

@@ -24,11 +24,11 @@ def refresh(
     line: Annotated[
         str | None,
         typer.Option(
-            help="This line alone: production, candidate or the beginning of its hash. [default: both of them]",
+            help="This line alone: production, candidate or the beginning of its hash. (default: both of them)",
             autocompletion=completion.lines,
         ),
     ] = None,
-    engine: Annotated[Engines | None, typer.Option(help="Where shards run. [default: engine.name of config.toml]")] = None,
+    engine: Annotated[Engines | None, typer.Option(help="Where shards run. (default: engine.name of config.toml)")] = None,
     runner: Annotated[str | None, typer.Option(help="Beam runner, by its short name or its class's full name.")] = None,
     output: OutputOption = Output.table,
 ) -> None:

@@ -15,14 +15,14 @@ def report(
     version: Annotated[
         str | None,
         typer.Argument(
-            help="Number, alias, moment (what production named then) or alias@moment. [default: production]",
+            help="Number, alias, moment (what production named then) or alias@moment. (default: production)",
             autocompletion=completion.versions,
         ),
     ] = None,
     after: Annotated[
         str | None, typer.Argument(help="Another one: report on it, compared with the first.", autocompletion=completion.versions)
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Write the page to this file. [default: reports/ of the home]")] = None,
+    to: Annotated[Path | None, typer.Option(help="Write the page to this file. (default: reports/ of the home)")] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Write one self-contained page on a version, and print its path: counts, checks, times, drift, rejects, a map of states.
