@@ -29,7 +29,8 @@ from flows.commands import (
     ui,
     versions,
 )
-from flows.console import stderr
+from flows.completion import ASKED, answer
+from flows.console import EXIT_CODES, stderr
 from schemas.errors import TapstateError
 
 app = typer.Typer(
@@ -37,8 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="User states for personalised LLMs: ingest events, refresh states nightly, bundle them for serving.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done but part of the input was damaged, "
-    "4 another writer was first, 5 a check failed.",
+    epilog=f"Exit codes: {', '.join(f'{code} {means}' for code, means in EXIT_CODES.items())}.",
 )
 
 
@@ -92,11 +92,13 @@ app.command("deploy")(deploy.deploy)
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one message and their exit code."""
+    """Run the command line; errors of ours become one message, which begins with their name in docs/runbook.md, and their exit code."""
+    if os.environ.get(ASKED, "").startswith("complete_"):
+        answer(app)
     try:
         app()
     except TapstateError as error:
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        stderr.print(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
 
 

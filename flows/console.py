@@ -17,6 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 stdout, stderr = Console(), Console(stderr=True)
+#: What a command's exit code says.
+EXIT_CODES = {
+    0: "done",
+    1: "failed",
+    2: "wrong usage or configuration",
+    3: "done but part of the input was damaged",
+    4: "another writer was first",
+    5: "a check failed",
+}
 #: Letters of a word that is not folded.
 SHORT = 16
 _HASH = re.compile(r"[0-9a-f]{64}")

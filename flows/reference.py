@@ -1,12 +1,13 @@
-"""The references in ``docs/``: of the commands, by Typer, and of ``config.toml``, from its schema.
+"""The references in ``docs/``: of the commands, by Typer, of ``config.toml``, from its schema, and of what goes wrong, from the code.
 
-``python -m flows.reference`` writes both anew.
+``python -m flows.reference`` writes them anew.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
+from flows import runbook
 from schemas.config import Config, render
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -24,7 +25,8 @@ def pages() -> dict[str, str]:
     """What the pages should hold, by file name."""
     command = [sys.executable, "-m", "typer", "flows.cli", "utils", "docs", "--name", "tapstate", "--title", "Commands"]
     told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=DOCS.parent)
-    return {"cli.md": told.stdout.strip() + "\n", "configuration.md": CONFIGURATION.format(toml=render(Config()))}
+    configuration = CONFIGURATION.format(toml=render(Config()))
+    return {"cli.md": told.stdout.strip() + "\n", "configuration.md": configuration, "runbook.md": runbook.page()}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,26 @@ from schemas.config import CheckConfig
 from schemas.records import CheckResult
 from store.comparison import Comparison
 
+#: What a figure that crosses its line usually means, and what to look at: entries of docs/runbook.md.
+CAUSES = {
+    "coverage": "Users are gone who were there before: a source deleted all of their events. Look at the ingests since the parent "
+    "(`tapstate ui`) and at what the source did.",
+    "bad_states": "Arithmetic broke: an encoder or a checkpoint gives NaN, on this device or with these packages. The report shows what "
+    "changed since the night before. Once it is mended: `tapstate refresh --full`.",
+    "zero_states": "Users with events whose vector is nothing: the encoder makes nothing of their texts. Look at them: `tapstate sql`.",
+    "norm_ratio": "One user's state is far larger than the others'. Look at the events of those who moved most, as the report names them, "
+    "and at the numbers in `value` first.",
+    "prefix_ratio": "Prefixes are too loud or too faint for the LLM, though the states may be fine: the head does not fit them. `tapstate "
+    "train`, or `train --head-only --llm` for this LLM.",
+    "shift_p50": "Half of the changed users moved far in one night. Did texts change their form (another `--map`, another language), or "
+    "was the night a long one after a pause? The report shows who moved most.",
+    "shift_p99": "A few users moved as far as one can. Look at the movers on the report and at their events of that night.",
+    "neighbour_overlap": "Who is like whom changed for the fixed panel of users, even where each moved little: the space turned. "
+    "As for `shift_p50`.",
+    "domain_auc": "A classifier tells this night's states from the last one's: a systematic difference, even a small one. As for "
+    "`shift_p50`; then the encoder's device and packages.",
+}
+
 
 def check_version(
     config: CheckConfig, users: int, covered: int, shards: Sequence[Shifted], drift: Comparison | None, prefix: float | None

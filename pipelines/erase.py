@@ -25,6 +25,7 @@ from schemas.records import ErasureRecord, Found, Plan, ReceiptRecord, VersionRe
 from store.bundle import BundleShelf
 from store.denylist import Denylist
 from store.events import EVENTS_TABLE, REJECTS_TABLE, EventLog
+from store.frames import to_polars
 from store.home import Home, provenance
 from store.models import Models
 from store.needles import Needles
@@ -109,7 +110,8 @@ class Erasure:
             if about is None or json.loads(about)["trained"]:
                 left.append(f"model {name[:12]}: a checkpoint that may have been trained on their events; train anew to be rid of it")
         left += [
-            f"bundle {b.name} ({b.bundle_id[:12]}): copies that were pulled still hold {b.users} of them; whoever serves it must pull again"
+            f"bundle {b.name} ({b.bundle_id[:12]}): copies that were pulled still hold {b.users} of them; whoever serves it must pull "
+            "again (tapstate bundle pulls says who left a record)"
             for b in self.withdrawal.affected()
             if b.users
         ]
@@ -210,13 +212,13 @@ class Erasure:
         keys = self.subjects.hashes[:, 0]
         for version in self.home.versions.all():
             states = self._states(version)
-            rows = _frame(states.read(version.runs, ["user_id", "event_count"], keys=keys))
+            rows = to_polars(states.read(version.runs, ["user_id", "event_count"], keys=keys))
             gone = rows.filter(pl.col("user_id").is_in(users))
             people, events = len(gone), int(gone["event_count"].sum())
             if owners and states.name in instead:
                 before = rows.filter(pl.col("user_id").is_in(list(owners)))
                 table = instead[states.name].filter(pc.field("run").isin(pa.array(version.runs, pa.int64())))
-                after = _frame(states.latest(table, version.runs).select(["user_id", "event_count"])).filter(pl.col("event_count") > 0)
+                after = to_polars(states.latest(table, version.runs).select(["user_id", "event_count"])).filter(pl.col("event_count") > 0)
                 after = after.filter(pl.col("user_id").is_in(list(owners)))
                 people += len(before) - len(after)
                 events += int(before["event_count"].sum()) - int(after["event_count"].sum())
@@ -294,7 +296,7 @@ class Erasure:
         runs = self.log.runs(first, last)
         filter = pc.field("user_key").isin(pa.array(owners["user_key"])) & pc.field("ingest").isin(pa.array(runs, pa.int64()))
         batches = self.subjects.tables.scan(EVENTS_TABLE, ["user_id", "event_key"], filter=filter)
-        frames = [_frame(pa.Table.from_batches([batch])) for batch in batches]
+        frames = [to_polars(pa.Table.from_batches([batch])) for batch in batches]
         if not frames:
             return owners.clear()
         rows = pl.concat(frames).filter(~pl.col("event_key").is_in(without.implode()))
@@ -335,9 +337,3 @@ def lift(home: Home, users: Sequence[str], events: Sequence[tuple[str, str]], re
         )
         if home.erasures.append(number, record):
             return record
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

@@ -23,6 +23,7 @@ from schemas.events import EVENTS, REJECTS
 from schemas.records import IngestRecord
 from store.denylist import Denylist
 from store.events import REJECTS_TABLE, EventLog
+from store.frames import to_polars
 from store.home import Home, new_run, provenance
 from store.lease import lease, unique
 from store.scratch import scratch
@@ -73,9 +74,7 @@ class Spool:
         path = self.directory / name
         if not path.exists():
             return None
-        frame = pl.from_arrow(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return to_polars(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
 
     def groups(self) -> Iterator[pl.DataFrame]:
         """Events by users in the order of keys: small partitions together, so that each look-up has many keys."""

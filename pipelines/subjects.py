@@ -21,6 +21,7 @@ from schemas.keys import user_hash
 from schemas.states import STATE_KEYS, StateBatch, StateSpec
 from store.denylist import candidates
 from store.events import EVENTS_TABLE, REJECTS_TABLE
+from store.frames import to_polars
 from store.home import Home
 from store.models import Models
 from store.needles import Needles
@@ -82,7 +83,7 @@ class Subjects:
     def rows(self) -> pl.DataFrame:
         """Rows of the event log that go: ``user_id, event_id, event_key, text, target, text_key, target_key``."""
         columns = ["user_id", "event_id", "event_key", "text", "target", "text_key", "target_key"]
-        return _frame(self.tables.read(EVENTS_TABLE, EVENTS, columns, filter=self.events_filter()))
+        return to_polars(self.tables.read(EVENTS_TABLE, EVENTS, columns, filter=self.events_filter()))
 
     @cached_property
     def texts(self) -> pl.DataFrame:
@@ -113,7 +114,7 @@ class Subjects:
         users, owners = set(self.users), {user for user, _ in pairs}
         spoken = [form for user in {*users, *owners} for form in spellings(user)]
         for batch in self.tables.scan(REJECTS_TABLE, ["reject_key", "raw"]) if spoken else ():
-            rows = _frame(pa.Table.from_batches([batch])).drop_nulls()
+            rows = to_polars(pa.Table.from_batches([batch])).drop_nulls()
             for key, raw in rows.filter(pl.col("raw").str.contains_any(spoken)).iter_rows():
                 words = set(candidates(raw))
                 if words & users or any(owner in words and event in words for owner, event in pairs if owner in words):
@@ -209,12 +210,6 @@ def _all_vectors(table: pa.Table) -> set[bytes]:
         if pa.types.is_fixed_size_list(field.type) and pa.types.is_floating(field.type.value_type):
             found |= _vectors(table.column(field.name).combine_chunks())
     return found
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
 
 
 def rejects_filter(found: Keys) -> Expression:

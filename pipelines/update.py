@@ -25,6 +25,7 @@ from schemas.states import STATE_KEYS, StateBatch
 from store.changes import Changes
 from store.embeddings import Embeddings
 from store.events import EventLog
+from store.frames import to_polars
 from store.home import Home
 from store.states import States
 
@@ -187,8 +188,7 @@ class Updater:
             how="left",
             maintain_order="left",
         )
-        before = pl.from_arrow(kept)
-        assert isinstance(before, pl.DataFrame)
+        before = to_polars(kept)
         both = pl.concat([before, added], how="horizontal").select(
             event_count=pl.col("event_count").fill_null(0) + pl.col("n").fill_null(0).cast(pl.Int64),
             first_ts=pl.min_horizontal("first_ts", "first"),

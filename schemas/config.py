@@ -132,6 +132,7 @@ class MaintainConfig(Section):
     keep_versions: int = Field(30, ge=1, description="newest versions of every line that are never retired")
     keep_days: float = Field(30, ge=0, description="days during which no version is retired")
     keep_bundles: int = Field(3, ge=1, description="newest bundles on the shelf; the current one and those of aliases stay too")
+    keep_pulls: int = Field(1000, ge=0, description="newest records of who pulled a bundle")
     grace_minutes: float = Field(60, ge=0, description="how long a reader may go on reading files that were replaced")
 
 

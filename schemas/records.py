@@ -5,13 +5,15 @@ sequence of records is the history: who, when, why, with which code.
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.config import EncoderConfig
 
 FORMAT = 1
+#: Text of a line: a terminal obeys control characters.
+_PLAIN = r"^[^\x00-\x1f\x7f-\x9f]{1,400}$"
 
 
 class Record(BaseModel):
@@ -29,6 +31,21 @@ class HomeRecord(Record):
 
     format: int = FORMAT
     home_id: str
+
+
+class PullRecord(Record):
+    """``pulls/<moment>-<random>.json``: somebody fetched a bundle from the home's shelf, and bundles that it stands on.
+
+    ``store.pull`` writes it without pydantic. ``fetched`` are names, newest first, ``bytes`` those of all of them.
+    """
+
+    created_by: str = Field(pattern=_PLAIN)
+    code: str = Field(pattern=_PLAIN)
+    bundle: str = Field(pattern=_PLAIN)
+    bundle_id: str = Field(pattern="^[0-9a-f]{64}$")
+    version: int
+    fetched: tuple[Annotated[str, Field(pattern=_PLAIN)], ...]
+    bytes: int
 
 
 class NumberedRecord(Record):

@@ -86,11 +86,13 @@ class Bundle:
         threads: int = 1,
         llm: str | None = None,
         cache: str | Path | None = None,
+        by: str | None = None,
     ) -> "Bundle":
         """Open a bundle and check its manifest and its small files; blocks of the others are checked when first touched.
 
         Args:
             uri: a directory, or an object-store URI, from which it is first pulled into the directory ``cache``.
+            by: who pulls, for the home's record.
 
         Raises:
             NotFoundError: no bundle there.
@@ -101,7 +103,7 @@ class Bundle:
         if "://" in str(uri):
             if cache is None:
                 raise InputError("bundles are read from a local directory", where=str(uri), mend="Bundle.open(uri, cache=DIRECTORY)")
-            uri = pull(str(uri), Path(cache)).path
+            uri = pull(str(uri), Path(cache), by=by).path
         return cls(uri, providers, threads=threads, llm=llm)
 
     def __len__(self) -> int:

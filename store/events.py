@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from schemas.events import DELETE, EVENTS, REJECTS
 from schemas.records import IngestRecord
+from store.frames import to_polars
 from store.home import Home
 
 EVENTS_TABLE, REJECTS_TABLE = "events", "rejects"
@@ -50,7 +51,7 @@ class EventLog:
         keys = pl.Series("event_key", event_keys, dtype=pl.Int64).to_numpy()
         table = self.home.tables.find(EVENTS_TABLE, EVENTS, columns, {"event_key": keys})
         runs = pl.Series(self.runs(0, until), dtype=pl.Int64)
-        return _frame(table).filter(pl.col("ingest").is_in(runs.implode())).drop("ingest")
+        return to_polars(table).filter(pl.col("ingest").is_in(runs.implode())).drop("ingest")
 
     def scan(
         self, columns: Sequence[str], *, after: int, until: int, low: int | None = None, high: int | None = None, key: str = "user_key"
@@ -69,7 +70,7 @@ class EventLog:
         for part in filters:
             filter = part if filter is None else filter & part
         for batch in self.home.tables.scan(EVENTS_TABLE, wanted, filter=filter):
-            frame = _frame(pa.Table.from_batches([batch]))
+            frame = to_polars(pa.Table.from_batches([batch]))
             yield frame.filter(pl.col("ingest").is_in(runs.implode())).select(columns)
 
     def current(
@@ -86,18 +87,18 @@ class EventLog:
         wanted = list(dict.fromkeys([*columns, "user_id", "event_id", "revision", "op"]))
         if users is None:
             parts = list(self.scan(wanted, after=after, until=until, low=low, high=high))
-            frame = pl.concat(parts) if parts else _frame(pa.schema([EVENTS.field(c) for c in wanted]).empty_table())
+            frame = pl.concat(parts) if parts else to_polars(pa.schema([EVENTS.field(c) for c in wanted]).empty_table())
         else:
             table = self.home.tables.find(EVENTS_TABLE, EVENTS, list(dict.fromkeys([*wanted, "ingest"])), {"user_key": users.to_numpy()})
             runs = pl.Series(self.runs(after, until), dtype=pl.Int64)
-            frame = _frame(table).filter(pl.col("ingest").is_in(runs.implode()))
+            frame = to_polars(table).filter(pl.col("ingest").is_in(runs.implode()))
         latest = frame.filter(pl.col("revision") == pl.col("revision").max().over("user_id", "event_id"))
         return latest.filter(pl.col("op") != DELETE).unique(["user_id", "event_id"], maintain_order=True).select(columns)
 
     def rejects(self, until: int) -> pl.DataFrame:
         """Every counted reject."""
         table = self.home.tables.read(REJECTS_TABLE, REJECTS, REJECTS.names)
-        return _frame(table).filter(pl.col("ingest").is_in(pl.Series(self.runs(0, until), dtype=pl.Int64).implode()))
+        return to_polars(table).filter(pl.col("ingest").is_in(pl.Series(self.runs(0, until), dtype=pl.Int64).implode()))
 
     def reasons(self, after: int, until: int) -> dict[str, int]:
         """Kept rejects of ingests ``after + 1 … until`` by reason, the most frequent first."""
@@ -111,9 +112,3 @@ class EventLog:
         """Latest knowledge time among ingests, seconds since 1970."""
         times = [int(record.known_at_max.timestamp()) for record in records if record.known_at_max]
         return max(times, default=None)
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

@@ -1,13 +1,10 @@
 """A home: one directory or object-store prefix that holds everything tapstate keeps."""
 
-import getpass
 import secrets
 import shlex
-import socket
 import uuid
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from schemas.config import Config, parse, render
@@ -24,27 +21,16 @@ from schemas.records import (
     VersionRecord,
 )
 from store.objects import Objects
+from store.provenance import code_version, who
 from store.records import Ledger, read_record
 from store.tables import Tables
 
 CONFIG = "config.toml"
 
 
-def code_version() -> str:
-    """Version of tapstate that is running."""
-    try:
-        return version("tapstate")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def provenance() -> dict[str, object]:
     """The fields every record carries: when, by whom, with which code."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"
-    return {"created_at": datetime.now(UTC), "created_by": f"{user}@{socket.gethostname()}", "code": code_version()}
+    return {"created_at": datetime.now(UTC), "created_by": who(), "code": code_version()}
 
 
 #: Random bits of a tag; the others say which number of a ledger the attempt is for.

@@ -24,7 +24,7 @@ class Live:
     Args:
         uri: a directory with ``CURRENT``, or an object-store URI, pulled into ``cache`` at each look.
         every: seconds between looks at ``CURRENT``, in a thread of its own; None: only ``refresh`` looks.
-        providers, threads, llm, cache: as ``Bundle.open`` takes them.
+        providers, threads, llm, cache, by: as ``Bundle.open`` takes them.
 
     Raises:
         NotFoundError, CorruptError, CompatibilityError, ConfigError: as ``Bundle.open``, for the first bundle.
@@ -39,9 +39,10 @@ class Live:
         threads: int = 1,
         llm: str | None = None,
         cache: str | Path | None = None,
+        by: str | None = None,
     ) -> None:
-        self.uri, self.providers, self.threads, self.llm, self.cache = uri, providers, threads, llm, cache
-        self.bundle = Bundle.open(uri, providers, threads=threads, llm=llm, cache=cache)
+        self.uri, self.providers, self.threads, self.llm, self.cache, self.by = uri, providers, threads, llm, cache, by
+        self.bundle = Bundle.open(uri, providers, threads=threads, llm=llm, cache=cache, by=by)
         self.bundle.warm(blocks=False)
         #: Why the bundle that ``CURRENT`` names is not the one that answers; None when it is.
         self.error: TapstateError | None = None
@@ -68,7 +69,7 @@ class Live:
     def _refresh(self) -> bool:
         directory = Path(self.cache) if self.cache is not None and "://" in str(self.uri) else Path(self.uri)
         if "://" in str(self.uri):
-            pull(str(self.uri), directory)
+            pull(str(self.uri), directory, by=self.by)
         for attempt in range(_TRIES):
             path = named(directory)
             if path == self.bundle.path:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 
 from schemas.errors import ConflictError
-from store import upkeep
+from store import pulls, upkeep
 from store.action import Action, table_names
 from store.home import Home
 from store.lease import living
@@ -35,6 +35,7 @@ def survey(home: Home) -> list[Action]:
         *unnamed_events(home),
         *unnamed_states(home),
         *old_bundles(home),
+        *pulls.old(home),
         *retiring.values(),
         *old_pages(home, set(retiring)),
         *folds(home, set(retiring)),

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from schemas.events import REJECTS
 from schemas.records import IngestRecord
 from store.events import REJECTS_TABLE
+from store.frames import to_polars
 from store.home import Home
 from store.records import Ledger, R
 
@@ -30,6 +31,4 @@ def rejects(home: Home, ingest: IngestRecord, offset: int, rows: int = PAGE) -> 
     columns = ["source", "line", "reason", "raw"]
     batches = list(home.tables.scan(REJECTS_TABLE, columns, filter=pc.field("ingest") == ingest.run, offset=offset, limit=rows))
     schema = pa.schema([REJECTS.field(name) for name in columns])
-    frame = pl.from_arrow(pa.Table.from_batches([batch.cast(schema) for batch in batches], schema=schema))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return to_polars(pa.Table.from_batches([batch.cast(schema) for batch in batches], schema=schema))

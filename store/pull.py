@@ -1,21 +1,32 @@
 """Fetching bundles from where they were published into a local directory, which is where a client reads them.
 
 Only what is missing is fetched: a delta bundle brings its own files and finds its base there. Each bundle is written aside,
-checked block by block while it comes, and renamed; ``CURRENT`` is swapped last.
+checked block by block while it comes, and renamed; ``CURRENT`` is swapped last. What was fetched from a home's shelf is told there: a small
+record in its ``pulls/``, if whoever pulls may write one.
 """
 
 import hashlib
+import json
 import os
+import secrets
 import shutil
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pyarrow import ArrowException
-from pyarrow.fs import FileSystem, LocalFileSystem
+from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
-from schemas.errors import CorruptError, InputError, NotFoundError
+from schemas.errors import ConfigError, CorruptError, InputError, NotFoundError
 from store.manifest import MEND, MOST_BYTES, MOST_LAYERS, Manifest, is_name
+from store.provenance import code_version, who
+
+#: Beside ``bundles`` in a home: who pulled what.
+PULLS = "pulls"
+#: Characters of a puller's name.
+MOST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -26,26 +37,32 @@ class Pulled:
         path: the bundle that ``CURRENT`` now names.
         fetched: names of the bundles that were not there yet, newest first.
         bytes: fetched in all.
+        unrecorded: why the home has no record of it; empty if it has one, or if nothing was fetched.
     """
 
     path: Path
     fetched: tuple[str, ...]
     bytes: int
+    unrecorded: str = ""
 
 
-def pull(uri: str, directory: Path, name: str | None = None) -> Pulled:
+def pull(uri: str, directory: Path, name: str | None = None, by: str | None = None) -> Pulled:
     """Fetch the bundle that ``uri/CURRENT`` names, and the bases it stands on, and let ``directory/CURRENT`` name it.
 
     Args:
         uri: the ``bundles`` directory of a home: a path, or an object-store URI that pyarrow knows (credentials and endpoint from
             the provider's usual environment variables).
         name: a bundle there; by default the one to serve.
+        by: who pulls, for the home's record; the user of this process by default.
 
     Raises:
         NotFoundError: nothing there.
         CorruptError: bytes that are not what their manifest says; nothing of it is kept.
         InputError: a URI of no known kind.
+        ConfigError: ``by`` cannot stand in a record.
     """
+    if by is not None and not (by.isprintable() and 0 < len(by) <= MOST_NAME):
+        raise ConfigError(f"{by!r:.100} is no name for a record", mend=f"1 to {MOST_NAME} printable characters")
     source = _Source(uri)
     if name is None:
         name = source.read("CURRENT", 200).decode(errors="replace").strip()
@@ -74,7 +91,8 @@ def pull(uri: str, directory: Path, name: str | None = None) -> Pulled:
     os.chmod(file.name, 0o644)
     os.replace(file.name, directory / "CURRENT")
     size = sum(file.bytes for manifest in missing for file in manifest.files.values())
-    return Pulled(directory / name, tuple(str(manifest.path) for manifest in missing), size)
+    fetched = tuple(str(manifest.path) for manifest in missing)
+    return Pulled(directory / name, fetched, size, source.tell(missing[0], fetched, size, by) if missing else "")
 
 
 def _fetch(source: "_Source", manifest: Manifest, directory: Path) -> None:
@@ -125,6 +143,25 @@ class _Source:
         if len(data) > most:
             raise CorruptError(f"{path} is larger than {most} bytes", where=self.uri, mend=MEND)
         return data
+
+    def tell(self, manifest: Manifest, fetched: tuple[str, ...], size: int, by: str | None) -> str:
+        """Leave a record in the home whose shelf this is; why there is none, if not. No pull fails for it."""
+        home, _, shelf = self._root.rpartition("/")
+        now = datetime.now(UTC)
+        record: dict[str, Any] = {"created_at": now.isoformat(), "created_by": who(by), "code": code_version()}
+        record |= {"bundle": str(manifest.path), "bundle_id": manifest.bundle_id, "version": manifest.data["version"]}
+        record |= {"fetched": fetched, "bytes": size}
+        try:
+            if shelf != "bundles" or self._files.get_file_info(f"{home}/home.json").type is FileType.NotFound:
+                return "this is no home's shelf"
+            if isinstance(self._files, LocalFileSystem):
+                self._files.create_dir(f"{home}/{PULLS}", recursive=False)
+            # A name of its own: no record is ever written over.
+            with self._files.open_output_stream(f"{home}/{PULLS}/{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.json") as stream:
+                stream.write(json.dumps(record).encode())
+        except (OSError, ArrowException) as error:
+            return f"cannot write to the home: {error}"
+        return ""
 
     def copy(self, manifest: Manifest, name: str, target: Path) -> None:
         """One file, refused at the first block that is not what the manifest says."""

@@ -14,17 +14,15 @@ import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from lance.commit import CommitConflictError
 from pyarrow.compute import Expression
 
+from store.conflicts import missing, rival
 from store.objects import Objects
 from store.tables import BATCH_ROWS, Tables, data_files
 
 Rows = npt.NDArray[np.uint64]
 #: How often another writer may come between before a purge gives up.
 PATIENCE = 50
-#: How Lance says that a file was cleaned away, or that another commit was first.
-_MOVED = ("not found", "no such file", "conflict")
 
 
 def fence(tables: Tables, name: str) -> lance.LanceDataset | None:
@@ -154,4 +152,4 @@ def _forget(tables: Tables, name: str) -> None:
 
 def _moved(error: OSError) -> bool:
     """Whether another writer's commit, or another purge's cleaning, came between: look again."""
-    return isinstance(error, CommitConflictError) or any(sign in str(error).lower() for sign in _MOVED)
+    return rival(error) or missing(error)

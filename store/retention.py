@@ -20,6 +20,7 @@ from schemas.records import RetiredRecord, VersionRecord
 from store import upkeep
 from store.action import Action, folder_bytes, row_bytes, state_tables
 from store.bundle import key_ranges
+from store.frames import to_polars
 from store.home import Home, provenance
 from store.lease import living
 from store.versions import aliases, retired, returns
@@ -127,8 +128,7 @@ def _superseded(dataset: lance.LanceDataset, versions: list[VersionRecord], gone
     runs = pa.array(sorted({run for version in versions for run in version.runs}), pa.int64())
     for low, high in key_ranges(max(1, -(-dataset.count_rows() // FOLD_ROWS))):
         filter = (pc.field("user_key") >= low) & (pc.field("user_key") <= high) & pc.field("run").isin(runs)
-        frame = pl.from_arrow(dataset.scanner(columns=["user_id", "run"], filter=filter, with_row_id=True).to_table())
-        assert isinstance(frame, pl.DataFrame)
+        frame = to_polars(dataset.scanner(columns=["user_id", "run"], filter=filter, with_row_id=True).to_table())
         frame, read = frame.sort("_rowid"), np.zeros(len(frame), bool)
         frame = frame.with_row_index("place")
         for version in kept:

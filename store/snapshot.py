@@ -18,6 +18,7 @@ from schemas.records import VersionRecord
 from schemas.states import StateSpec
 from store.bundle import key_ranges
 from store.comparison import Comparison, View, compare
+from store.frames import to_polars
 from store.home import Home
 from store.measures import cosine_shift
 from store.versions import aliases, resolve
@@ -103,9 +104,7 @@ class Snapshot:
 
     def to_polars(self, columns: Sequence[str] | None = None, *, filter: Expression | None = None) -> pl.DataFrame:
         """All of ``scan`` as one Polars frame."""
-        frame = pl.from_arrow(self.to_arrow(columns, filter=filter))
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return to_polars(self.to_arrow(columns, filter=filter))
 
     def compare(self, other: "Snapshot", *, top: int = 10) -> Comparison:
         """What differs from this version to ``other``."""

@@ -18,6 +18,7 @@ from polars.io.plugins import register_io_source
 from schemas.errors import InputError
 from schemas.events import EVENTS, REJECTS
 from store.events import REJECTS_TABLE, EventLog
+from store.frames import to_polars
 from store.home import Home
 from store.snapshot import Snapshot, key_steps
 
@@ -56,7 +57,7 @@ def query(home: Home, text: str, frames: Mapping[str, Frame] | None = None) -> p
         raise refused
     tables = {name: table(home, name) for name in names}
     tables |= {name: table(home, name) for name in ("states", "events", "rejects") if re.search(rf"\b{name}\b", bare)}
-    tables |= {name: _frame(frame).lazy() if isinstance(frame, pa.Table) else frame.lazy() for name, frame in (frames or {}).items()}
+    tables |= {name: to_polars(frame).lazy() if isinstance(frame, pa.Table) else frame.lazy() for name, frame in (frames or {}).items()}
     with explained(text), pl.SQLContext(frames=tables, eager=False) as context:
         plan = context.execute(text)
         if _FILE_SCAN.search(plan.explain(optimized=False)):
@@ -108,12 +109,12 @@ def _source(schema: pa.Schema, batches: Batches, name: str) -> pl.LazyFrame:
             if left is not None and (left := left - len(kept)) <= 0:
                 return
 
-    return register_io_source(read, schema=dict(_frame(schema.empty_table()).schema), explain_name=name)
+    return register_io_source(read, schema=dict(to_polars(schema.empty_table()).schema), explain_name=name)
 
 
 def _states(snapshot: Snapshot, columns: list[str]) -> Iterator[pl.DataFrame]:
     for part in snapshot.scan(columns):
-        yield _frame(part)
+        yield to_polars(part)
 
 
 def _events(home: Home, columns: list[str]) -> Iterator[pl.DataFrame]:
@@ -126,10 +127,4 @@ def _events(home: Home, columns: list[str]) -> Iterator[pl.DataFrame]:
 def _rejects(home: Home, columns: list[str]) -> Iterator[pl.DataFrame]:
     named = pc.field("ingest").isin(pa.array(EventLog(home).runs(0, home.ingests.last()), pa.int64()))
     for batch in home.tables.scan(REJECTS_TABLE, columns, filter=named):
-        yield _frame(pa.Table.from_batches([batch]))
-
-
-def _frame(rows: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(rows)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+        yield to_polars(pa.Table.from_batches([batch]))

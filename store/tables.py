@@ -18,10 +18,10 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from lance.commit import CommitConflictError
 from pyarrow.compute import Expression
 
 from schemas.errors import ConflictError, CorruptError, HomeError, TapstateError
+from store.conflicts import missing, replaced, rival
 from store.objects import Objects
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Tables:
                 dataset: lance.LanceDataset = lance.dataset(f"{self.uri}/{name}.lance")
             except (ValueError, OSError, pa.ArrowException) as error:
                 text = str(error)
-                if left and _replaced(error):
+                if left and replaced(error):
                     # Maintenance removed the version that was the newest one when we looked; there is a newer one.
                     continue
                 # Lance says "not found" of other things too; a table that is not there is one without manifests and without rows.
@@ -202,9 +202,7 @@ class Tables:
 
     def lost(self, verb: str, name: str, since: int, error: BaseException) -> TapstateError:
         """Why a write that was begun at version ``since`` failed: a fence between, or the disk."""
-        text = str(error).lower()
-        gone = "not found" in text or "no such file" in text
-        if isinstance(error, CommitConflictError) or (gone and (now := self.open(name)) is not None and now.version > since):
+        if rival(error) or (missing(error) and (now := self.open(name)) is not None and now.version > since):
             return ConflictError(f"{name} was purged while it was written to", where=self.uri, mend="run the command again")
         return self.failed(verb, name, error)
 
@@ -320,11 +318,6 @@ def _places(dataset: lance.LanceDataset, among: Mapping[str, npt.NDArray[np.int6
         found.append(hits.arg_true().to_numpy().astype(np.int64) + at)
         at += len(frame)
     return np.concatenate(found)
-
-
-def _replaced(error: BaseException) -> bool:
-    """Whether a version was removed between being found and being opened."""
-    return "was not found" in str(error) and ".manifest" in str(error)
 
 
 def _short(error: BaseException) -> str:

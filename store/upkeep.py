@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pyarrow.compute import Expression
 
 from schemas.errors import ConflictError
+from store.conflicts import replaced, rival
 from store.tables import ATTEMPTS, LANCE_ERRORS, Tables
 
 T = TypeVar("T")
@@ -130,14 +131,9 @@ def _over_versions(tables: Tables, name: str, look: Callable[[lance.LanceDataset
         try:
             return look(dataset)
         except LANCE_ERRORS as error:
-            if not left or not _cleaned(error):
+            if not left or not replaced(error):
                 raise tables.failed("list versions of", name, error) from error
     raise AssertionError
-
-
-def _cleaned(error: BaseException) -> bool:
-    """Whether a version was removed between being listed and being read."""
-    return "not found" in str(error).lower() and ".manifest" in str(error)
 
 
 @contextmanager
@@ -147,7 +143,7 @@ def _commits(tables: Tables, name: str) -> Iterator[None]:
     try:
         yield
     except LANCE_ERRORS as error:
-        if _cleaned(error) or any(sign in str(error).lower() for sign in ("conflict", "concurrent", "too many", "retry")):
+        if rival(error) or replaced(error):
             raise ConflictError(
                 f"table {name} was changed by another writer at the same time", where=tables.uri, mend="tapstate maintain --yes, again"
             ) from error

@@ -1,18 +1,19 @@
 """``tapstate sql``, ``similar`` and ``export``: questions to a home's tables."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import polars as pl
 import typer
 
-from flows.commands import open_home
+from flows.commands import VersionOption, open_home
 from flows.console import Output, OutputOption, emit, note
 from schemas.errors import InputError
 
+if TYPE_CHECKING:
+    import polars as pl
+
 #: Rows of a result that a terminal is shown.
 SHOWN = 50
-VersionOption = Annotated[str | None, typer.Option(help="Number, alias or moment. [default: production]")]
 
 
 def sql(
@@ -64,8 +65,10 @@ def export(
     emit(_write(tables.table(open_home(), f"{table}@{version}" if version else table), to), output)
 
 
-def _write(lazy: pl.LazyFrame, to: str) -> dict[str, Any]:
+def _write(lazy: "pl.LazyFrame", to: str) -> dict[str, Any]:
     """Stream a lazy frame to a Parquet file: its place and rows."""
+    import polars as pl
+
     if not to.endswith(".parquet"):
         raise InputError("only Parquet is written", where=to, mend="name a file that ends in .parquet")
     if "://" not in to and Path(to).exists():
@@ -78,7 +81,7 @@ def _write(lazy: pl.LazyFrame, to: str) -> dict[str, Any]:
     return {"file": to if "://" in to else str(Path(to).absolute()), "rows": rows}
 
 
-def _lines(frame: pl.DataFrame) -> list[dict[str, Any]]:
+def _lines(frame: "pl.DataFrame") -> list[dict[str, Any]]:
     """Rows for a terminal: a vector is its first numbers and its length."""
 
     def short(value: Any) -> Any:

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.commands import home_uri, open_home
-from flows.console import Bars, Output, OutputOption, emit
+from flows import completion
+from flows.commands import PullerOption, VersionOption, home_uri, open_home
+from flows.console import Bars, Output, OutputOption, emit, note
 
 app = typer.Typer(invoke_without_command=True, help="Write a version's bundle and let CURRENT name it; verify and diff bundles.")
 Place = Annotated[Path, typer.Argument(help="A bundle, or a directory whose CURRENT names one.")]
@@ -15,11 +16,16 @@ Place = Annotated[Path, typer.Argument(help="A bundle, or a directory whose CURR
 @app.callback()
 def bundle(
     context: typer.Context,
-    version: Annotated[str | None, typer.Option(help="Number, alias or moment. [default: production]")] = None,
-    head: Annotated[str, typer.Option(help="Hash of the head, for another LLM (train --head-only); CURRENT stays. [default: in use]")] = "",
-    states: Annotated[Literal["float16", "int8"] | None, typer.Option(help="Precision. [default: bundle.states]")] = None,
+    version: VersionOption = None,
+    head: Annotated[
+        str,
+        typer.Option(
+            help="Hash of the head, for another LLM (train --head-only); CURRENT stays. (default: in use)", autocompletion=completion.heads
+        ),
+    ] = "",
+    states: Annotated[Literal["float16", "int8"] | None, typer.Option(help="Precision. (default: bundle.states)")] = None,
     delta: Annotated[
-        bool | None, typer.Option("--delta/--full", help="Only what changed since CURRENT, or all. [default: as bundle.layers allows]")
+        bool | None, typer.Option("--delta/--full", help="Only what changed since CURRENT, or all. (default: as bundle.layers allows)")
     ] = None,
     output: OutputOption = Output.table,
 ) -> None:
@@ -85,15 +91,33 @@ def diff(one: Place, other: Place, output: OutputOption = Output.table) -> None:
     emit(differences(Bundle.open(one), Bundle.open(other)), output)
 
 
+@app.command("pulls")
+def pulls(
+    top: Annotated[int, typer.Option(min=1, help="How many, the newest.")] = 50,
+    output: OutputOption = Output.table,
+) -> None:
+    """Who pulled bundles from the home's shelf. Whoever may only read there leaves no record, nor does who serves it in its place."""
+    from store.pulls import latest
+
+    rows = [record.model_dump(mode="json", exclude={"code"}) for record in latest(open_home(), top)]
+    emit(rows, output, title=f"{len(rows)} pulls, newest first")
+
+
 def pull(
     directory: Annotated[Path, typer.Argument(help="Where a client will open it; CURRENT there is swapped last.")],
-    source: Annotated[str, typer.Option("--from", help="Directory or object-store URI of bundles. [default: those of the home]")] = "",
-    name: Annotated[str | None, typer.Option(help="A bundle there. [default: the one that CURRENT names]")] = None,
+    source: Annotated[str, typer.Option("--from", help="Directory or object-store URI of bundles. (default: those of the home)")] = "",
+    name: Annotated[
+        str | None, typer.Option(help="A bundle there. (default: the one that CURRENT names)", autocompletion=completion.bundles)
+    ] = None,
+    by: PullerOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Fetch the bundle to serve, and what it stands on, checked block by block; what is there already is not fetched again."""
     from store.pull import pull as fetch
 
-    pulled = fetch(source or f"{home_uri()}/bundles", directory, name)
-    told: dict[str, Any] = {"bundle": str(pulled.path), "fetched": list(pulled.fetched), "bytes": pulled.bytes}
+    pulled = fetch(source or f"{home_uri()}/bundles", directory, name, by)
+    recorded = bool(pulled.fetched) and not pulled.unrecorded
+    told: dict[str, Any] = {"bundle": str(pulled.path), "fetched": list(pulled.fetched), "bytes": pulled.bytes, "recorded": recorded}
     emit(told, output)
+    if pulled.unrecorded:
+        note(f"who pulled is not recorded: {pulled.unrecorded}")

@@ -5,13 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import completion
 from flows.commands import open_home
 from flows.console import Output, OutputOption, emit
 
 
 def diff(
-    before: Annotated[str, typer.Argument(help="Number, alias, moment (ISO 8601: what production named then) or alias@moment.")],
-    after: Annotated[str, typer.Argument(help="The other version.")],
+    before: Annotated[
+        str,
+        typer.Argument(
+            help="Number, alias, moment (ISO 8601: what production named then) or alias@moment.", autocompletion=completion.versions
+        ),
+    ],
+    after: Annotated[str, typer.Argument(help="The other version.", autocompletion=completion.versions)],
     top: Annotated[int, typer.Option(min=0, help="Users to name, those who moved most.")] = 10,
     output: OutputOption = Output.table,
 ) -> None:

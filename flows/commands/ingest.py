@@ -1,13 +1,15 @@
 """``tapstate ingest``: events from a source into the home."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.commands import open_home
 from flows.console import Bars, Output, OutputOption, emit, note
-from pipelines.sources import Source
 from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.sources import Source
 
 app = typer.Typer(
     no_args_is_help=True, help="Read events from a source. What is there already adds nothing; what cannot be an event goes to rejects."
@@ -73,7 +75,7 @@ def lamp(
     _run(LampSource(directory, task), historical, output)
 
 
-def _run(source: Source, historical: bool, output: Output) -> None:
+def _run(source: "Source", historical: bool, output: Output) -> None:
     from pipelines.ingest import ingest
 
     home = open_home()

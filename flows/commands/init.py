@@ -6,17 +6,18 @@ import typer
 
 from flows.commands import home_uri
 from flows.console import Output, OutputOption, emit, note
-from schemas.config import Config, EncoderConfig, LLMConfig
-from store.home import CONFIG, Home
 
 
 def init(
-    encoder: Annotated[str, typer.Option(help="Hugging Face text encoder, directory or id. [default: the bundled MiniLM]")] = "",
-    llm: Annotated[str, typer.Option(help="Hugging Face LLM, directory or id. [default: tuned from the home's events by train]")] = "",
+    encoder: Annotated[str, typer.Option(help="Hugging Face text encoder, directory or id. (default: the bundled MiniLM)")] = "",
+    llm: Annotated[str, typer.Option(help="Hugging Face LLM, directory or id. (default: tuned from the home's events by train)")] = "",
     seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
     output: OutputOption = Output.table,
 ) -> None:
     """Make a home with a commented config.toml; a home that is there already stays as it is."""
+    from schemas.config import Config, EncoderConfig, LLMConfig
+    from store.home import CONFIG, Home
+
     config = Config(seed=seed, encoder=EncoderConfig(model=encoder), llm=LLMConfig(model=llm))
     home, made = Home.create(home_uri(), config)
     if not made:

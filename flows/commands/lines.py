@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import completion
 from flows.commands import open_home
 from flows.console import Output, OutputOption, emit
 from schemas.errors import ConfigError
@@ -11,7 +12,11 @@ from schemas.errors import ConfigError
 
 def lines(
     use: Annotated[
-        str, typer.Option(help="Make a line (by the beginning of its hash) the newest again; production: drop the candidate.")
+        str,
+        typer.Option(
+            help="Make a line (by the beginning of its hash) the newest again; production: drop the candidate.",
+            autocompletion=completion.lines,
+        ),
     ] = "",
     reason: Annotated[str, typer.Option(help="Why, for the record; needed with --use.")] = "",
     output: OutputOption = Output.table,

@@ -1,23 +1,26 @@
 """``tapstate promote`` and ``tapstate rollback``: move an alias."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows import completion
 from flows.commands import open_home
 from flows.console import Output, OutputOption, emit, note
-from schemas.records import AliasRecord
 
-Alias = Annotated[str, typer.Option(help="The alias to move.")]
+if TYPE_CHECKING:
+    from schemas.records import AliasRecord
+
+Alias = Annotated[str, typer.Option(help="The alias to move.", autocompletion=completion.aliases)]
 Reason = Annotated[str, typer.Option(help="Why, for the alias's history.")]
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="Number, alias, moment or alias@moment.")],
+    version: Annotated[str, typer.Argument(help="Number, alias, moment or alias@moment.", autocompletion=completion.versions)],
     reason: Reason,
     alias: Alias = "production",
     expect: Annotated[
-        int | None, typer.Option(min=0, help="Only if the alias names this version; 0: only if it names none. [default: what it names now]")
+        int | None, typer.Option(min=0, help="Only if the alias names this version; 0: only if it names none. (default: what it names now)")
     ] = None,
     output: OutputOption = Output.table,
 ) -> None:
@@ -41,7 +44,7 @@ def rollback(reason: Reason, alias: Alias = "production", output: OutputOption =
     _tell(move(open_home(), alias=alias, reason=reason), output)
 
 
-def _tell(move: AliasRecord, output: Output) -> None:
+def _tell(move: "AliasRecord", output: Output) -> None:
     emit(
         {"alias": move.name, "version": move.version, "before": move.expected, "at": move.created_at.isoformat(), "by": move.created_by,
          "reason": move.reason},

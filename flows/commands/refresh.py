@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows import completion
 from flows.commands import open_home
 from flows.console import Output, OutputOption, emit, note
 
@@ -21,9 +22,13 @@ def refresh(
     full: Annotated[bool, typer.Option("--full", help="Rebuild every user from all events.")] = False,
     bundle: Annotated[bool, typer.Option(help="Publish a bundle of the new version, where a trained head fits.")] = True,
     line: Annotated[
-        str | None, typer.Option(help="This line alone: production, candidate or the beginning of its hash. [default: both of them]")
+        str | None,
+        typer.Option(
+            help="This line alone: production, candidate or the beginning of its hash. (default: both of them)",
+            autocompletion=completion.lines,
+        ),
     ] = None,
-    engine: Annotated[Engines | None, typer.Option(help="Where shards run. [default: engine.name of config.toml]")] = None,
+    engine: Annotated[Engines | None, typer.Option(help="Where shards run. (default: engine.name of config.toml)")] = None,
     runner: Annotated[str | None, typer.Option(help="Beam runner, by its short name or its class's full name.")] = None,
     output: OutputOption = Output.table,
 ) -> None:

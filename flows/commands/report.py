@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flows import completion
 from flows.commands import open_home
 from flows.console import Output, OutputOption, emit, note
 
@@ -13,10 +14,15 @@ from flows.console import Output, OutputOption, emit, note
 def report(
     version: Annotated[
         str | None,
-        typer.Argument(help="Number, alias, moment (what production named then) or alias@moment. [default: production]"),
+        typer.Argument(
+            help="Number, alias, moment (what production named then) or alias@moment. (default: production)",
+            autocompletion=completion.versions,
+        ),
     ] = None,
-    after: Annotated[str | None, typer.Argument(help="Another one: report on it, compared with the first.")] = None,
-    to: Annotated[Path | None, typer.Option(help="Write the page to this file. [default: reports/ of the home]")] = None,
+    after: Annotated[
+        str | None, typer.Argument(help="Another one: report on it, compared with the first.", autocompletion=completion.versions)
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Write the page to this file. (default: reports/ of the home)")] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Write one self-contained page on a version, and print its path: counts, checks, times, drift, rejects, a map of states.

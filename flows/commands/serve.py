@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import home_uri
+from flows.commands import PullerOption, home_uri
 from flows.console import note
 from schemas.errors import ConfigError
 
 
 def serve(
-    bundles: Annotated[str, typer.Argument(help="Directory or object-store URI with CURRENT. [default: bundles of the home]")] = "",
+    bundles: Annotated[str, typer.Argument(help="Directory or object-store URI with CURRENT. (default: bundles of the home)")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8765,
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between looks at CURRENT.")] = 10.0,
     cache: Annotated[Path | None, typer.Option(help="Directory that bundles of an object store are pulled into.")] = None,
-    provider: Annotated[list[str] | None, typer.Option(help="onnxruntime provider; repeatable, best first. [default: CPU]")] = None,
+    by: PullerOption = None,
+    provider: Annotated[list[str] | None, typer.Option(help="onnxruntime provider; repeatable, best first. (default: CPU)")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads of one ONNX run; 0: one a core.")] = 1,
     max_users: Annotated[int, typer.Option(min=1, help="Most users of one request.")] = 256,
     max_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of one request.")] = 1 << 20,
@@ -40,7 +41,7 @@ def serve(
     from store.client import CPU
     from store.live import Live
 
-    with Live(bundles or f"{home_uri()}/bundles", every, providers=provider or CPU, threads=threads, cache=cache) as live:
+    with Live(bundles or f"{home_uri()}/bundles", every, providers=provider or CPU, threads=threads, cache=cache, by=by) as live:
         note(f"{live.bundle!r} on http://{host}:{port}")
         app = Service(live, token, Limits(body_bytes=max_bytes, users=max_users, per_second=rate)).app()
         uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, limit_concurrency=512, timeout_keep_alive=15)

@@ -2,20 +2,21 @@
 
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from flows.commands import open_home
+from flows.commands import VersionOption, open_home
 from flows.console import Output, OutputOption, emit
 from schemas.errors import NotFoundError
 
 
 def show(
     user: Annotated[str, typer.Argument(help="User id.")],
-    version: Annotated[str | None, typer.Option(help="Number, alias or moment. [default: production]")] = None,
+    version: VersionOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Show a user's state at a version: events behind it and what each column holds."""
+    import numpy as np
+
     from schemas.states import StateBatch
     from store.models import Models
     from store.states import States

@@ -11,9 +11,9 @@ from schemas.config import Personalizer
 
 def train(
     llm: Annotated[
-        str, typer.Option(help="Hugging Face causal or seq2seq model, directory or id. [default: llm.model of config.toml]")
+        str, typer.Option(help="Hugging Face causal or seq2seq model, directory or id. (default: llm.model of config.toml)")
     ] = "",
-    personalizer: Annotated[Personalizer | None, typer.Option(help="tide, pplug or tapper. [default: personalizer of config.toml]")] = None,
+    personalizer: Annotated[Personalizer | None, typer.Option(help="tide, pplug or tapper. (default: personalizer of config.toml)")] = None,
     head_only: Annotated[
         bool, typer.Option("--head-only", help="Fit a head for --llm to the aggregator in use; its states and nightly bundles stay.")
     ] = False,

@@ -1,12 +1,14 @@
 """``tapstate versions``: what versions there are, and how their names moved."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.commands import open_home
 from flows.console import Output, OutputOption, emit
-from store.home import Home
+
+if TYPE_CHECKING:
+    from store.home import Home
 
 
 def versions(
@@ -39,7 +41,7 @@ def versions(
     emit(rows, output, title=f"{len(rows)} versions")
 
 
-def _moves(home: Home, output: Output) -> None:
+def _moves(home: "Home", output: Output) -> None:
     from store.versions import moves
 
     rows = [

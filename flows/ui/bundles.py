@@ -1,4 +1,4 @@
-"""Bundles of the home: what serving teams can pull, and which of them they are told to."""
+"""Bundles of the home: what serving teams can pull, which of them they are told to, and who pulled them."""
 
 import json
 from datetime import UTC, datetime
@@ -8,8 +8,9 @@ from nicegui import ui
 
 from flows.ui.frame import Console, frame, grid, heading
 from store.home import Home
+from store.pulls import latest
 
-#: Bundles shown.
+#: Bundles and pulls shown.
 MOST = 50
 
 
@@ -22,24 +23,36 @@ def register(console: Console) -> None:
             found = await console.load(_read)
             if found is None:
                 return
-            rows, there = found
-            heading("Bundles", f"{len(rows)} of {there}, newest version first. Who pulled one is not recorded: pulling only reads.")
+            rows, there, pulled = found
+            heading("Bundles", f"{len(rows)} of {there}, newest version first")
             grid(
                 rows,
                 "No bundle yet: a refresh of a trained line, or tapstate bundle, makes one.",
                 links={"version": "_link"},
                 mark="bundles",
             )
+            heading("Pulls", f"the newest {MOST}; who may only read leaves no record, nor does who serves them in their place")
+            grid(pulled, "No pull is recorded.", mark="pulls")
 
 
-def _read(home: Home) -> tuple[list[dict[str, Any]], int]:
+def _read(home: Home) -> tuple[list[dict[str, Any]], int, list[dict[str, Any]]]:
     data = home.objects.get("bundles/CURRENT")
     current = data.decode().strip() if data else None
     # Plain numbers in a name count as numbers, so that v10 follows v9; the one to serve is always among them.
     names = sorted((n for n in home.objects.names("bundles") if not n.startswith(".") and n != "CURRENT"), key=_order, reverse=True)
     chosen = sorted(names, key=lambda name: name != current)[:MOST]
     rows = [row for name in chosen if (row := _row(home, name, current))]
-    return sorted(rows, key=lambda row: -row["version"]), len(names)
+    pulled = [
+        {
+            "at (UTC)": pull.created_at,
+            "by": pull.created_by,
+            "bundle": pull.bundle,
+            "fetched": pull.fetched,
+            "MB": round(pull.bytes / 1e6, 2),
+        }
+        for pull in latest(home, MOST)
+    ]
+    return sorted(rows, key=lambda row: -row["version"]), len(names), pulled
 
 
 def _order(name: str) -> tuple[int, str]:

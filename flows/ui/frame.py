@@ -97,7 +97,7 @@ def frame(console: Console, title: str) -> Iterator[None]:
 def failure(error: TapstateError) -> None:
     """An error of ours: what, where, and what mends it."""
     with ui.card().classes("w-full border-l-4 border-red-600").mark("error"):
-        ui.label(error.what).classes("font-bold")
+        ui.label(f"{type(error).__name__}: {error.what}").classes("font-bold")
         if error.where:
             ui.label(error.where).classes("text-sm opacity-70 break-all")
         if error.mend:

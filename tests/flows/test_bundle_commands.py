@@ -16,6 +16,8 @@ from flows.commands.serve import serve
 from schemas.errors import ConfigError
 from store.client import Bundle
 from store.differences import differences
+from store.home import Home
+from store.provenance import who
 
 Spawn = Callable[..., subprocess.Popen[str]]
 
@@ -51,6 +53,26 @@ def test_verify_pull_and_diff(tmp_path: Path, spawn: Spawn) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert "00000.arrow" in str(told(spawn, "bundle", "verify", target, code=1)["error"])
+
+
+def test_who_pulled(tapstate: Callable[..., tuple[int, str, str]], home: Home, tmp_path: Path) -> None:
+    make_bundle(Path(home.uri) / "bundles/v1", USERS)
+    home.objects.put("bundles/CURRENT", b"v1")
+    at = ("--home", home.uri)
+    assert tapstate(*at, "bundle", "pulls", "-o", "json")[:2] == (0, "[]\n")
+    code, out, err = tapstate(*at, "pull", str(tmp_path / "a"), "--as", "shop", "-o", "json")
+    pulled = json.loads(out)
+    assert (code, pulled["recorded"], err) == (0, True, "")
+    code, out, err = tapstate(*at, "bundle", "pulls", "-o", "json")
+    (record,) = json.loads(out)
+    assert (record["created_by"], record["fetched"], record["bytes"]) == (who("shop"), ["v1"], pulled["bytes"])
+    assert set(record) == {"created_at", "created_by", "bundle", "bundle_id", "version", "fetched", "bytes"}
+    code, out, err = tapstate(*at, "bundle", "pulls")
+    assert (code, who("shop") in out) == (0, True)
+    code, out, err = tapstate("pull", str(tmp_path / "b"), "--from", str(tmp_path / "a"), "-o", "json")
+    assert (code, json.loads(out)["recorded"]) == (0, False)
+    assert "not recorded: this is no home's shelf" in err
+    assert tapstate(*at, "pull", str(tmp_path / "c"), "--as", "")[0] == 2
 
 
 @pytest.mark.slow

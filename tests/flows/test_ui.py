@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -25,7 +26,9 @@ from flows.ui.slots import half_life
 from schemas.errors import ConfigError, ConflictError, InputError
 from store.history import user_history
 from store.home import Home
+from store.provenance import who
 from store.pseudonyms import Pseudonyms
+from store.pull import pull
 from store.snapshot import Snapshot
 from store.versions import current, promote, rollback
 
@@ -135,7 +138,9 @@ def rows(user: User, mark: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith("_")} for row in table.rows]
 
 
-def test_pages_say_what_the_home_holds(shown_home: Home, script: str) -> None:
+def test_pages_say_what_the_home_holds(shown_home: Home, script: str, tmp_path: Path) -> None:
+    pulled = pull(f"{shown_home.uri}/bundles", tmp_path / "pulled", by="<b>shop</b>")
+
     async def walk(user: User) -> None:
         async def opened(path: str, mark: str) -> list[dict[str, Any]]:
             await user.open(path)
@@ -179,6 +184,13 @@ def test_pages_say_what_the_home_holds(shown_home: Home, script: str) -> None:
         assert (len(first), {r["reason"] for r in first}) == (50, {"unreadable ts"})
         assert len(await opened("/rejects?ingest=3&start=50", "rejects")) == 10
         assert [(r["bundle"], r["serving"]) for r in await opened("/bundles", "bundles")] == [("v2", "CURRENT")]
+        (row,) = rows(user, "pulls")
+        assert (row["by"], row["bundle"], row["fetched"], row["MB"]) == (
+            who("<b>shop</b>"),
+            "v2",
+            "v2",
+            shown(round(pulled.bytes / 1e6, 2)),
+        )
         await user.open("/erasures")
         await user.should_see("proven", retries=PATIENCE)
         await user.should_not_see("gone")

@@ -198,6 +198,7 @@ def test_every_page_and_button(browse: Callable[..., Browser], shown_home: Home,
     b.clean()
     b.press("Bundles")
     b.see("CURRENT")
+    b.see("No pull is recorded.")
     b.press("Erasures")
     b.see("they asked")
     b.clean()
