@@ -40,8 +40,9 @@ def check_version(
     Coverage: users over ``covered``, the users before. Bad states: share of changed states with NaN or infinity; zero states: of
     those whose vector is zero. Norms: the largest changed state over the median one. Prefix: ``prefix_ratio``, where there is a head.
 
-    From the parent (``drift``, where there is one): quantiles of 1 − cosine of the changed users, and on the panel the neighbour
-    overlap@10 and the domain classifier's AUC; of fewer than ``min_users`` users, neither says anything and both are left out.
+    From the version that is served, or the parent (``drift``, where there is one): quantiles of 1 − cosine of the changed users, and on
+    the panel the neighbour overlap@10 and the domain classifier's AUC; of fewer than ``min_users`` users, neither says anything and both
+    are left out.
     """
     changed = sum(s.changed for s in shards)
     median = sum(s.norm_median * s.changed for s in shards) / max(1, changed)

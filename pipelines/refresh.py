@@ -31,10 +31,10 @@ from store.comparison import Comparison, View, compare, gather
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home, provenance
-from store.lines import Lines
+from store.lines import CANDIDATE, Lines
 from store.models import Models
 from store.states import States
-from store.versions import counts, newest
+from store.versions import PRODUCTION, counts, current, newest
 
 
 @dataclass
@@ -49,7 +49,8 @@ class Refresh:
         meter: who is told of progress.
 
     Attributes:
-        drift: what differs from the parent, once committed.
+        drift: what differs from the version ``against``, once committed: the one of the line that an alias names, so that a fault is not
+            passed on by a version that failed its checks; else the parent.
     """
 
     home: Home
@@ -58,6 +59,7 @@ class Refresh:
     engine: Engine = field(default_factory=Local)
     meter: Meter = field(default_factory=Silent)
     drift: Comparison | None = field(default=None, init=False)
+    against: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.log = EventLog(self.home)
@@ -200,14 +202,16 @@ class Refresh:
         """Figures of the states that are about to become a version, before its record says so."""
         spec, config, head = self.aggregator.spec, self.home.config, self.models.current_head(self.aggregator_hash)
         states = self._states()
-        after = View(states, spec, runs, users)
-        before = View(states, spec, self.parent.runs, counts(self.home, self.parent)[0]) if self.parent else None
-        if before:
+        after, named = View(states, spec, runs, users), self._named()
+        if base := named or self.parent:
+            before = View(states, spec, base.runs, counts(self.home, base)[0])
             told = [Changes.from_json(shard.changes) for shard in shards if shard.changes]
-            every = plan.kind == "update" and len(told) == len(shards)
+            # What shards tell is since the parent.
+            every = plan.kind == "update" and base == self.parent and len(told) == len(shards)
             self.drift = gather(before, after, told, seed=config.seed) if every else compare(before, after, seed=config.seed)
+            self.against = base.number
         # A line's first version must cover production's users.
-        covered = self.parent or self.lines.production()
+        covered = named or self.parent or self.lines.production()
         return check_version(
             config.checks,
             users,
@@ -216,6 +220,11 @@ class Refresh:
             self.drift,
             prefix_ratio(self.models.directory(head), after, config.seed) if head else None,
         )
+
+    def _named(self) -> VersionRecord | None:
+        """The line's version that ``production`` or ``candidate`` names."""
+        named = (self.home.versions.get(n) for alias in (PRODUCTION, CANDIDATE) if (n := current(self.home, alias)))
+        return next((version for version in named if version and version.aggregator == self.aggregator_hash), None)
 
     def _states(self) -> States:
         return States(self.home, self.aggregator_hash, self.aggregator.spec)

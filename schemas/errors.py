@@ -152,8 +152,8 @@ class CheckError(TapstateError):
     when it finds something broken.
 
     Mend: each check says below what to look at; ``tapstate report 12`` has all figures. If the version is as it should be: ``tapstate
-    promote 12 --reason …``. If not, mend events or encoder before the next night: its version is compared with this one, its parent, and
-    not with the one that is served.
+    promote 12 --reason …``. If not, mend events or encoder: later versions are compared
+    with what is served, so that they fail until the fault is mended.
     """
 
     exit_code = 5

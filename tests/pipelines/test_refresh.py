@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.checks import complaint
 from pipelines.refresh import Refresh
+from schemas.config import CheckConfig
 from schemas.errors import ConflictError, NotFoundError
 from schemas.records import IngestRecord, VersionRecord
 from schemas.states import StateBatch
@@ -21,6 +23,7 @@ from store.home import Home
 from store.models import Models
 from store.purge import fence
 from store.states import States
+from store.versions import promote
 
 Night = Callable[..., VersionRecord | None]
 Put = Callable[..., IngestRecord]
@@ -168,6 +171,38 @@ def test_shards_tell_what_a_comparison_of_both_versions_finds(new_home: Callable
         assert getattr(told, name) == getattr(read, name), name
     np.testing.assert_array_equal(np.sort(told.shifts), np.sort(read.shifts))
     np.testing.assert_array_equal(told.after, read.after)
+
+
+def test_a_fault_is_not_passed_on_by_the_version_that_failed(new_home: Callable[..., Home], put: Put, night: Night) -> None:
+    """A harmless night after one that failed its checks is compared with what is served."""
+    home = new_home(
+        "home", checks=CheckConfig(min_users=5, max_shift_p50=0.05, min_neighbour_overlap=0, max_domain_auc=1, min_coverage=0.9)
+    )
+    put(home, history(users=12))
+    first = night(home)
+    assert first
+    promote(home, first.number, expected=None, reason="first")
+    put(
+        home,
+        [
+            {"user_id": f"u{n}", "event_id": f"odd{n}-{k}", "ts": 1_740_000_000 + k, "text": "odd", "target": "blue", "value": 90.0}
+            for n in range(12)
+            for k in range(30)
+        ],
+    )
+    odd = night(home)
+    assert odd
+    assert "shift_p50" in complaint(odd.checks)
+    put(home, [{"user_id": "u1", "event_id": "harmless", "ts": 1_740_100_000, "text": "text 1"}])
+    harmless = night(home)
+    assert harmless
+    assert harmless.parent == odd.number
+    assert "shift_p50" in complaint(harmless.checks)
+    promote(home, odd.number, expected=first.number, reason="as it should be")
+    put(home, [{"user_id": "u1", "event_id": "harmless2", "ts": 1_740_100_001, "text": "text 1"}])
+    last = night(home)
+    assert last
+    assert not complaint(last.checks)
 
 
 def test_a_quiet_night(home: Home, put: Put, night: Night) -> None:
