@@ -1,65 +1,49 @@
 """The night as a Prefect flow: one task a stage, retried with back-off, with artifacts that say what was done."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task, exponential_backoff
+from prefect.runtime import flow_run
 
+from flows import lineage
 from flows.console import Bars, note
+from flows.stages import stage, stage_task
 from pipelines.checks import complaint
 from pipelines.engines import Engine, new_engine
 from pipelines.publish import publish, shelved
 from pipelines.refresh import Refresh
 from pipelines.report import write_report
 from schemas.config import EngineConfig
-from schemas.errors import CheckError, ConflictError, TapstateError
+from schemas.errors import CheckError, ConflictError
+from schemas.events import EVENTS
 from schemas.records import VersionRecord
 from schemas.report import Report
 from store.comparison import Comparison
 from store.home import Home
 from store.lease import lease
 from store.lines import CANDIDATE, Lines
+from store.models import Models
 from store.reports import page, pages
+from store.states import States
 from store.versions import PRODUCTION, current, held, promote
-
-T = TypeVar("T")
-
-
-def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """An error that we raised ourselves will not go away by trying again."""
-    return not isinstance(state.result(raise_on_failure=False), TapstateError)
-
-
-def _task(name: str, work: Callable[[], T]) -> Task[[], T]:
-    """One stage as a task. It takes no arguments, so that Prefect neither hashes nor stores what stages hand on."""
-    return task(
-        name=name,
-        retries=2,
-        retry_delay_seconds=exponential_backoff(2),
-        retry_condition_fn=_worth_retrying,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )(work)
-
-
-def _stage(name: str, work: Callable[[], T]) -> T:
-    """Run one stage."""
-    return _task(name, work)()
 
 
 def _aside(home: Home, version: VersionRecord, known: Mapping[int, Comparison]) -> None:
     """Report, as a task that may fail alone: the version stands, and what follows goes on."""
-    state = _task("report", lambda: _report(home, version, known))(return_state=True)
+    state = stage_task("report", lambda: _report(home, version, known))(return_state=True)
     if not state.is_completed():
         error = state.result(raise_on_failure=False)
-        get_run_logger().error("no report of version %s: %s; mend: tapstate report %s", version.number, error, version.number)
-        note(f"no report of version {version.number}: {error}\n  mend: tapstate report {version.number}")
+        _warn(f"no report of version {version.number}: {error}\n  mend: tapstate report {version.number}")
+
+
+def _warn(text: str) -> None:
+    """Tell both the run's log, which Prefect's pages show, and whoever watches."""
+    get_run_logger().error(text)
+    note(text)
 
 
 @flow(name="nightly", persist_result=False)
@@ -93,44 +77,61 @@ def nightly(
     names = [lines.find(line)] if line else lines.live()
     found: list[dict[str, Any]] = []
     failed: CheckError | None = None
-    for name in names:
-        try:
-            found.append(_refresh(home, name, where, full=full, bundle=bundle))
-        except CheckError as error:
-            failed = failed or error
-    if failed:
-        raise failed
+    with lineage.run("nightly", run_id=flow_run.id, warn=_warn) as night:
+        for name in names:
+            try:
+                found.append(_refresh(home, name, where, night, full=full, bundle=bundle))
+            except CheckError as error:
+                failed = failed or error
+        if failed:
+            raise failed
     return {**found[0], **({CANDIDATE: found[1]} if len(found) > 1 else {})}
 
 
-def _refresh(home: str, line: str | None, engine: Engine, *, full: bool, bundle: bool) -> dict[str, Any]:
+def _refresh(home: str, line: str | None, engine: Engine, night: lineage.Run, *, full: bool, bundle: bool) -> dict[str, Any]:
     began, started = time.monotonic(), datetime.now(UTC)
-    with Bars() as meter:
-        place = Home(home)
+    place = Home(home)
+    events = lineage.table(place, "events", EVENTS, place.ingests.last())
+    with lineage.run("refresh", [events], within=night) as told, Bars() as meter:
         refresh = Refresh(place, full=full, line=line, engine=engine, meter=meter)
         short = refresh.aggregator_hash[:12]
         with lease(place, f"refresh-{short}", f"a refresh of line {short}"):
-            planned = _stage("plan", refresh.plan)
+            planned = stage("plan", refresh.plan)
             if planned is None:
                 assert refresh.parent is not None
                 version = refresh.parent
                 # A run that was killed once its version was written left the rest to do.
-                promoted = _stage("promote", lambda: _promote(place, version)) if _unpromoted(place, version) else False
+                promoted = stage("promote", lambda: _promote(place, version)) if _unpromoted(place, version) else False
                 promoted = promoted or current(place, PRODUCTION) == version.number
                 if page(version.number) not in pages(place):
                     _aside(place, version, {})
             else:
                 folder, plan = planned
-                encoded = _stage("encode", lambda: refresh.encode(plan))
-                shards = _stage("update", lambda: refresh.update(folder, plan))
-                version = _stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
+                encoded = stage("encode", lambda: refresh.encode(plan))
+                shards = stage("update", lambda: refresh.update(folder, plan))
+                version = stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
+                told.reads = [lineage.table(place, "events", EVENTS, version.last_ingest, version.events_new)]
+                told.writes = [_states(place, version)]
                 drift = {version.parent: refresh.drift} if version.parent and refresh.drift else {}
                 _aside(place, version, drift)
-                _stage("check", lambda: _check(version))
-                promoted = _stage("promote", lambda: _promote(place, version))
+                stage("check", lambda: _check(version))
+                promoted = stage("promote", lambda: _promote(place, version))
             if bundle and promoted and not shelved(place, version):
-                _stage("bundle", lambda: publish(place, version, refresh.encoder, meter))
+                told.writes = [*told.writes, _bundle(*stage("bundle", lambda: publish(place, version, refresh.encoder, meter)))]
     return _summary(version, began, fresh=planned is not None, promoted=promoted)
+
+
+def _states(home: Home, version: VersionRecord) -> lineage.Dataset:
+    """What a refresh appended, for lineage."""
+    states = States(home, version.aggregator, Models(home).spec(version.aggregator))
+    return lineage.table(home, states.name, states.schema, version.number, version.users_changed)
+
+
+def _bundle(uri: str, manifest: Mapping[str, Any]) -> lineage.Dataset:
+    """The bundle that was published, for lineage."""
+    shelf, _, name = uri.rpartition("/")
+    users = sum(file["users"] for file in manifest["states"]["files"])
+    return lineage.Dataset(shelf, name, rows=users, size=sum(file["bytes"] for file in manifest["files"].values()))
 
 
 def _engine(home: Home, name: str | None, runner: str | None, options: list[str] | None) -> Engine:

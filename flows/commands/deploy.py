@@ -23,24 +23,28 @@ PATIENCE = 180
 def deploy(
     port: Annotated[int, typer.Option(help="Loopback port of the Prefect server that is started when none is configured.")] = 4200,
 ) -> None:
-    """Serve the nightly refresh on the configured schedule, one run at a time, until stopped."""
+    """Serve the nightly refresh on the configured schedule, one run at a time, and the backfill on demand, until stopped."""
     from flows.prefect_home import settle
 
     home = open_home()
     settle(home)
     with _server(port):
+        from prefect import serve
         from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+        from prefect.deployments.runner import RunnerDeployment
         from prefect.schedules import Cron
 
+        from flows.backfill import backfill
         from flows.nightly import nightly
 
         schedule = home.config.schedule
         note(f"nightly refresh of {home.uri} at {schedule.cron!r} ({schedule.timezone}); stop with Ctrl-C")
-        nightly.serve(
-            name="nightly-refresh",
-            schedule=Cron(schedule.cron, timezone=schedule.timezone),
-            parameters={"home": home.uri},
-            global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+        parameters = {"home": home.uri}
+        cron = Cron(schedule.cron, timezone=schedule.timezone)
+        serve(
+            RunnerDeployment.from_flow(nightly, "nightly-refresh", schedule=cron, parameters=parameters, concurrency_limit=one),
+            RunnerDeployment.from_flow(backfill, "backfill", parameters=parameters, concurrency_limit=one),
         )
 
 

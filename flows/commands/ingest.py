@@ -76,11 +76,11 @@ def lamp(
 
 
 def _run(source: "Source", historical: bool, output: Output) -> None:
-    from pipelines.ingest import ingest
+    from flows.intake import take_in
 
     home = open_home()
     with Bars() as meter:
-        record, damaged = ingest(home, source, historical=historical, meter=meter)
+        record, damaged = take_in(home, source, historical=historical, meter=meter)
     counts = {name: getattr(record, name) for name in ("read", "accepted", "duplicate", "corrected", "rejected")}
     emit(counts, output, title=f"ingest {record.number}: read = accepted + duplicate + corrected + rejected")
     if record.rejected:
