@@ -118,7 +118,7 @@ class _Teller:
             from openlineage.client.facet_v2 import set_producer
             from openlineage.client.transport.noop import NoopConfig, NoopTransport
         except ImportError:
-            if any(name.startswith("OPENLINEAGE_") for name in os.environ):
+            if any(value and name.startswith("OPENLINEAGE_") for name, value in os.environ.items()):
                 warn("no lineage is told: OPENLINEAGE_… is set, its client is not installed\n  mend: pip install 'tapstate[lineage]'")
             return None
         try:
