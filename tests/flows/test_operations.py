@@ -12,6 +12,7 @@ from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -26,7 +27,7 @@ Put = Callable[..., IngestRecord]
 @pytest.fixture(scope="module")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A server with all its services, used by this process too; the environment that names it."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     from flows.commands.deploy import _server
 
@@ -42,7 +43,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         with _server(port):
             url = os.environ.pop("PREFECT_API_URL")
             patch.setenv("PREFECT_API_URL", url)
-            with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: home}):
+            with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: home, PREFECT_LOGGING_TO_API_ENABLED: False}):
                 yield {"PREFECT_API_URL": url, "PREFECT_HOME": str(home), **quiet}
 
 
@@ -173,32 +174,55 @@ def test_a_range_names_its_days() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_a_stage_is_tried_again_and_the_night_told(home: Home, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault that passes costs one retry; the parent and the refresh are told to OpenLineage under Prefect's own run id."""
+def test_a_night_is_told_under_its_own_run_id(home: Home, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a fault of one of its stages that passes costs one more try."""
     from prefect.client.orchestration import get_client
 
     from flows import nightly as module
 
     log = tmp_path / "lineage.jsonl"
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT", json.dumps({"type": "file", "log_file_path": str(log), "append": True}))
-    faults = [OSError("the network blinked")]
-    promote = module._promote
-    monkeypatch.setattr(module, "_promote", lambda *given: (_ for _ in ()).throw(faults.pop()) if faults else promote(*given))
+    tries, promote = [], module._promote
+
+    def shaky(*given: Any) -> bool:
+        tries.append(given)
+        if len(tries) == 1:
+            raise OSError("the network blinked")
+        return promote(*given)
+
+    monkeypatch.setattr(module, "_promote", shaky)
     put(home, [{"user_id": "alice-of-the-events", "ts": 1_700_000_000 + n, "text": f"t {n}"} for n in range(3)])
-    state = module.nightly(home.uri, return_state=True)
-    assert state.result()["promoted"]
+    assert module.nightly(home.uri)["promoted"]
+    assert len(tries) == 2
     told = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(event["job"]["name"], event["eventType"]) for event in told] == [
         ("nightly", "START"), ("refresh", "START"), ("refresh", "COMPLETE"), ("nightly", "COMPLETE"),
     ]  # fmt: skip
     run_id = told[0]["run"]["runId"]
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(UUID(run_id)).parameters["home"] == home.uri
     assert told[2]["run"]["facets"]["parent"]["run"]["runId"] == run_id
     (read,), (written,) = told[2]["inputs"], told[2]["outputs"]
     assert (read["facets"]["version"]["datasetVersion"], read["inputFacets"]["inputStatistics"]["rowCount"]) == ("1", 3)
     assert (written["facets"]["version"]["datasetVersion"], written["outputFacets"]["outputStatistics"]["rowCount"]) == ("1", 1)
     assert Path(written["name"]).is_dir()
     assert "alice" not in log.read_text()
-    with get_client(sync_client=True) as client:
-        assert client.read_flow_run(run_id).name == state.name or client.read_flow_run(run_id).state.is_completed()  # type: ignore[union-attr]
-        tasks = {task.name.rpartition("-")[0]: task.run_count for task in client.read_task_runs()}
-    assert tasks["promote"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_an_error_of_ours_is_not_tried_again() -> None:
+    from prefect import flow
+
+    from flows.stages import stage, stage_task
+
+    tries = []
+
+    def wrong() -> None:
+        tries.append(1)
+        raise InputError("no such file")
+
+    with pytest.raises(InputError):
+        flow(lambda: stage("wrong", wrong), name="wrong")()
+    assert len(tries) == 1
+    assert stage_task("wrong", wrong).retry_delay_seconds == [2, 4]

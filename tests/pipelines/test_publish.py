@@ -16,6 +16,7 @@ from encoders.export import export_head, export_query_encoder
 from encoders.head import TideHead
 from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
+from flows.nightly import _bundle as told_bundle
 from pipelines.encoder import KnownEncoder
 from pipelines.erase import Erasure
 from pipelines.publish import publish
@@ -103,6 +104,9 @@ def test_a_bundle_from_end_to_end(made: tuple[Home, VersionRecord, KnownEncoder,
     files = manifest["states"]["files"]
     assert [len(files), sum(f["users"] for f in files)] == [3, 70]
     assert sum(manifest["files"][f["name"]]["bytes"] for f in files) <= 8192 * 70
+    told = told_bundle(uri, manifest)
+    assert (told.uri, told.version, told.rows) == (str(Path(uri).parent), Path(uri).name, 70)
+    assert told.size == sum(file.stat().st_size for file in Path(uri).iterdir() if file.name != "manifest.json")
     assert {k: manifest[k] for k in ("version", "aggregator", "encoder", "users")} == {
         "version": 1, "aggregator": version.aggregator, "encoder": version.encoder, "users": 70
     }  # fmt: skip
