@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from schemas.errors import CheckError
+from schemas.errors import CheckError, InputError
 from schemas.records import IngestRecord
 from store.home import Home
 from store.lines import Lines
@@ -177,3 +179,81 @@ def test_a_candidate_is_refreshed_beside_production(home: Home, put: Put, tiny_e
     put(home, [{"user_id": "newest", "ts": 1_700_000_000, "text": "x"}])
     held = nightly(home.uri, line="production")
     assert (held["version"], held["promoted"], current(home, "production")) == (6, False, 4)
+
+
+def days(tmp_path: Path, *names: str) -> str:
+    for name in names:
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"user_id": f"u{name}", "ts": name, "text": "t"}) + "\n")
+    return str(tmp_path / "{day}.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_backfill_takes_each_day_once(home: Home, tmp_path: Path) -> None:
+    from flows.backfill import backfill
+
+    files = days(tmp_path, "2024-02-28", "2024-02-29", "2024-03-02")
+    with pytest.raises(InputError, match="1 of 4 days could not be read whole; the others count") as error:
+        backfill(home.uri, files, date(2024, 2, 28), date(2024, 3, 2), historical=True)
+    assert "2024-03-01: no such file" in error.value.where
+    assert (home.ingests.last(), home.versions.last()) == (3, 0)
+    days(tmp_path, "2024-03-01")
+    done = backfill(home.uri, files, "2024-02-29", "2024-03-02", historical=True)
+    assert (done["days"], done["read"], done["accepted"], done["duplicate"]) == (3, 3, 1, 2)
+    assert (done["night"]["version"], done["night"]["users"], done["night"]["promoted"]) == (1, 4, True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_night_is_told_under_its_own_run_id(home: Home, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a fault of one of its stages that passes costs one more try."""
+    from prefect.client.orchestration import get_client
+
+    from flows import nightly as module
+
+    log = tmp_path / "lineage.jsonl"
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT", json.dumps({"type": "file", "log_file_path": str(log), "append": True}))
+    tries, promote = [], module._promote
+
+    def shaky(*given: Any) -> bool:
+        tries.append(given)
+        if len(tries) == 1:
+            raise OSError("the network blinked")
+        return promote(*given)
+
+    monkeypatch.setattr(module, "_promote", shaky)
+    put(home, [{"user_id": "alice-of-the-events", "ts": 1_700_000_000 + n, "text": f"t {n}"} for n in range(3)])
+    assert module.nightly(home.uri)["promoted"]
+    assert len(tries) == 2
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(event["job"]["name"], event["eventType"]) for event in told] == [
+        ("nightly", "START"), ("refresh", "START"), ("refresh", "COMPLETE"), ("nightly", "COMPLETE"),
+    ]  # fmt: skip
+    run_id = told[0]["run"]["runId"]
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(UUID(run_id)).parameters["home"] == home.uri
+    assert told[2]["run"]["facets"]["parent"]["run"]["runId"] == run_id
+    (read,), (written,) = told[2]["inputs"], told[2]["outputs"]
+    assert (read["facets"]["version"]["datasetVersion"], read["inputFacets"]["inputStatistics"]["rowCount"]) == ("1", 3)
+    assert (written["facets"]["version"]["datasetVersion"], written["outputFacets"]["outputStatistics"]["rowCount"]) == ("1", 1)
+    assert Path(written["name"]).is_dir()
+    assert "alice" not in log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_an_error_of_ours_is_not_tried_again() -> None:
+    from prefect import flow
+
+    from flows.stages import stage, stage_task
+
+    tries = []
+
+    def wrong() -> None:
+        tries.append(1)
+        raise InputError("no such file")
+
+    with pytest.raises(InputError):
+        flow(lambda: stage("wrong", wrong), name="wrong")()
+    assert len(tries) == 1
+    assert stage_task("wrong", wrong).retry_delay_seconds == [2, 4]

@@ -106,7 +106,7 @@ def test_a_bundle_from_end_to_end(made: tuple[Home, VersionRecord, KnownEncoder,
     assert sum(manifest["files"][f["name"]]["bytes"] for f in files) <= 8192 * 70
     told = told_bundle(uri, manifest)
     assert (told.uri, told.version, told.rows) == (str(Path(uri).parent), Path(uri).name, 70)
-    assert told.size == sum(file.stat().st_size for file in Path(uri).iterdir() if file.name != "manifest.json")
+    assert told.size == sum(file.stat().st_size for file in Path(uri).rglob("*") if file.is_file() and file.name != "manifest.json")
     assert {k: manifest[k] for k in ("version", "aggregator", "encoder", "users")} == {
         "version": 1, "aggregator": version.aggregator, "encoder": version.encoder, "users": 70
     }  # fmt: skip
