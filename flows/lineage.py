@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from flows.console import note
 from schemas.errors import ShardError, TapstateError
-from store.home import Home, code_version
+from store.home import Home
+from store.provenance import code_version
 
 if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
