@@ -112,7 +112,7 @@ def _refresh(home: str, line: str | None, engine: Engine, night: lineage.Run, *,
                 version = stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
                 told.reads = [lineage.table(place, "events", EVENTS, version.last_ingest, version.events_new)]
                 told.writes = [_states(place, version)]
-                drift = {version.parent: refresh.drift} if version.parent and refresh.drift else {}
+                drift = {refresh.against: refresh.drift} if refresh.against and refresh.drift else {}
                 _aside(place, version, drift)
                 stage("check", lambda: _check(version))
                 promoted = stage("promote", lambda: _promote(place, version))
