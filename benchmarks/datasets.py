@@ -214,7 +214,7 @@ def _lessons(
         shown = [held[i] for i in choose(held, prompt)[-rng.integers(1, retrieval.SHOWN + 1) :]]
         if kind == 2:
             answer = targets[rng.choice(rows)]
-            shown = shown[: retrieval.SHOWN - 1]
+            shown = shown[1 - retrieval.SHOWN :]
             shown.insert(rng.integers(len(shown) + 1), render(llm.item, texts[row][:ITEM_CHARACTERS], answer))
         asked.append("".join(shown if kind else []) + prompt)
         answers.append(answer)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Small batches: on a CPU a layer's output stays in its cache, and less is padded where texts of a length run out.
 LENGTHS = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 BATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
+#: What becomes of the last layer, and the kernel family: with weights, tokenizer and precision they make the fingerprint.
+POOLING, KERNELS = ("mean", "unit"), "sdpa"
 #: Texts tokenized and sorted by length at a time.
 CHUNK = 16_384
 #: Batches under way on the device at a time, beside the one that is fetched.
@@ -82,7 +84,7 @@ class TextEncoder:
         try:
             self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
             model: PreTrainedModel
-            model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True)
+            model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, attn_implementation=KERNELS, output_loading_info=True)
             # Weights that are not there are drawn at random. The pooler is, where published without; mean pooling does not read it.
             self._absent = {f"model.{key}" for key in loading["missing_keys"]}
             lost = sorted(key for key in self._absent if "pooler" not in key)
@@ -107,7 +109,7 @@ class TextEncoder:
                 continue
             weights.update(name.encode())
             weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return content_hash(weights.hexdigest(), self.tokenizer_json(), "mean", "unit", self.config.precision, "sdpa")
+        return content_hash(weights.hexdigest(), self.tokenizer_json(), *POOLING, self.config.precision, KERNELS)
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> npt.NDArray[np.float16]:
         """Unit vectors, float16 ``[n, dim]``, in the order of ``texts``.

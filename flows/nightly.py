@@ -22,11 +22,11 @@ from schemas.errors import CheckError, ConflictError
 from schemas.events import EVENTS
 from schemas.records import VersionRecord
 from schemas.report import Report
+from schemas.states import StateSpec
 from store.comparison import Comparison
 from store.home import Home
 from store.lease import lease
 from store.lines import CANDIDATE, Lines
-from store.models import Models
 from store.reports import page, pages
 from store.states import States
 from store.versions import PRODUCTION, current, held, promote
@@ -111,19 +111,19 @@ def _refresh(home: str, line: str | None, engine: Engine, night: lineage.Run, *,
                 shards = stage("update", lambda: refresh.update(folder, plan))
                 version = stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
                 told.reads = [lineage.table(place, "events", EVENTS, version.last_ingest, version.events_new)]
-                told.writes = [_states(place, version)]
+                told.writes = [_states(place, version, refresh.aggregator.spec)]
                 drift = {refresh.against: refresh.drift} if refresh.against and refresh.drift else {}
                 _aside(place, version, drift)
-                stage("check", lambda: _check(version))
+                stage("check", lambda: _check(version, refresh.against))
                 promoted = stage("promote", lambda: _promote(place, version))
             if bundle and promoted and not shelved(place, version):
                 told.writes = [*told.writes, _bundle(*stage("bundle", lambda: publish(place, version, refresh.encoder, meter)))]
     return _summary(version, began, fresh=planned is not None, promoted=promoted)
 
 
-def _states(home: Home, version: VersionRecord) -> lineage.Dataset:
+def _states(home: Home, version: VersionRecord, spec: StateSpec) -> lineage.Dataset:
     """What a refresh appended, for lineage."""
-    states = States(home, version.aggregator, Models(home).spec(version.aggregator))
+    states = States(home, version.aggregator, spec)
     return lineage.table(home, states.name, states.schema, version.number, version.users_changed)
 
 
@@ -166,13 +166,13 @@ def _unpromoted(home: Home, version: VersionRecord) -> bool:
     return not complaint(version.checks) and (move is None or (move.version < version.number and move.created_at < version.created_at))
 
 
-def _check(version: VersionRecord) -> None:
+def _check(version: VersionRecord, against: int | None) -> None:
     if wrong := complaint(version.checks):
         raise CheckError(
             f"version {version.number} is kept but not promoted: {wrong}",
             where=f"version {version.number}",
             mend=f"look into {page(version.number)} of the home, or with "
-            f"tapstate diff {version.parent or version.number} {version.number}; if it is as it should be: "
+            f"tapstate diff {against or version.number} {version.number}; if it is as it should be: "
             f"tapstate promote {version.number} --reason …, and change checks.* in config.toml",
         )
 

@@ -33,25 +33,38 @@ CAUSES = {
 
 
 def check_version(
-    config: CheckConfig, users: int, covered: int, shards: Sequence[Shifted], drift: Comparison | None, prefix: float | None
+    config: CheckConfig,
+    users: int,
+    covered: int,
+    shards: Sequence[Shifted],
+    drift: Comparison | None,
+    prefix: float | None,
+    inherited: Sequence[CheckResult] = (),
 ) -> tuple[CheckResult, ...]:
     """Every check's figure.
 
     Coverage: users over ``covered``, the users before. Bad states: share of changed states with NaN or infinity; zero states: of
     those whose vector is zero. Norms: the largest changed state over the median one. Prefix: ``prefix_ratio``, where there is a head.
 
-    From the version that is served, or the parent (``drift``, where there is one): quantiles of 1 − cosine of the changed users, and on
+    Where versions before this one failed (``inherited``, their checks), their states are still here: of bad states, zero states and norms
+    the worst figure counts.
+
+    From the last sound version (``drift``, where there is one): quantiles of 1 − cosine of the changed users, and on
     the panel the neighbour overlap@10 and the domain classifier's AUC; of fewer than ``min_users`` users, neither says anything and both
     are left out.
     """
+
+    def worst(name: str, value: float) -> float:
+        return max([value, *(check.value for check in inherited if check.name == name)])
+
     changed = sum(s.changed for s in shards)
     median = sum(s.norm_median * s.changed for s in shards) / max(1, changed)
     largest = max((s.norm_max for s in shards), default=0.0)
     found = [
         _least("coverage", users / covered if covered else 1.0, config.min_coverage),
-        _most("bad_states", sum(s.bad for s in shards) / max(1, changed), config.max_bad_states),
-        _most("zero_states", sum(s.zero for s in shards) / max(1, changed), config.max_zero_states),
-        _most("norm_ratio", largest / median if median > 0 else 1.0, config.max_norm_ratio),
+        _most("bad_states", worst("bad_states", sum(s.bad for s in shards) / max(1, changed)), config.max_bad_states),
+        _most("zero_states", worst("zero_states", sum(s.zero for s in shards) / max(1, changed)), config.max_zero_states),
+        _most("norm_ratio", worst("norm_ratio", largest / median if median > 0 else 1.0), config.max_norm_ratio),
     ]
     if prefix is not None:
         found.append(_most("prefix_ratio", min(prefix, 1e9), config.max_prefix_ratio))

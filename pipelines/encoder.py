@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from encoders.text import TextEncoder, default_model
+from encoders.text import KERNELS, POOLING, TextEncoder, default_model
 from schemas.config import EncoderConfig
+from schemas.errors import CompatibilityError
 from schemas.keys import content_hash
 from store.home import Home
 
@@ -24,6 +25,7 @@ class KnownEncoder:
 
     def __init__(self, home: Home, config: EncoderConfig) -> None:
         self.home, self.config = home, config
+        self._told: tuple[str, int] | None = None
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -31,8 +33,16 @@ class KnownEncoder:
 
         Raises:
             ConfigError: no such model, or one that transformers cannot load.
+            CompatibilityError: its files were replaced since it was named.
         """
-        return TextEncoder(self.config)
+        made = TextEncoder(self.config)
+        if self._told and self._told[0] != made.fingerprint:
+            raise CompatibilityError(
+                f"the encoder's files were replaced meanwhile: {self._told[0][:12]} became {made.fingerprint[:12]}",
+                where=self.config.model or "the bundled MiniLM",
+                mend="run the command again; tapstate doctor says whether the encoder is its line's",
+            )
+        return made
 
     @property
     def fingerprint(self) -> str:
@@ -48,27 +58,36 @@ class KnownEncoder:
         """As ``TextEncoder.encode``."""
         return self.text.encode(texts, progress)
 
-    @cached_property
+    @property
     def _about(self) -> tuple[str, int]:
-        path = self._record
-        if path and (held := self.home.objects.get(path)):
-            about = json.loads(held)
-            return about["fingerprint"], about["dim"]
-        if path:
-            about = {"fingerprint": self.text.fingerprint, "dim": self.text.dim, "model": self.config.model}
-            self.home.objects.create(path, json.dumps(about).encode())
-        return self.text.fingerprint, self.text.dim
+        self._told = self._told or self._held(self._record()) or self._loaded()
+        return self._told
 
-    @cached_property
+    def _held(self, path: str | None) -> tuple[str, int] | None:
+        try:
+            about = json.loads((path and self.home.objects.get(path)) or b"")
+            return str(about["fingerprint"]), int(about["dim"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _loaded(self) -> tuple[str, int]:
+        """Of the loaded encoder; kept in the home if its files stood still meanwhile."""
+        before = self._record()
+        about = self.text.fingerprint, self.text.dim
+        if before and before == self._record():
+            told = {"fingerprint": about[0], "dim": about[1], "model": self.config.model}
+            self.home.objects.put(before, json.dumps(told).encode())
+        return about
+
     def _record(self) -> str | None:
         """Where the home says what these files are; None for a model that is no directory here."""
         directory = Path(self.config.model or default_model())
         if not directory.is_dir():
             return None
         hashes = {}
-        for path in sorted(p for p in directory.iterdir() if p.is_file()):
+        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
             with path.open("rb") as stream:
-                hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-        # How the libraries read the files is part of the fingerprint, too.
+                hashes[path.relative_to(directory).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+        # How the libraries and we ourselves read the files is part of the fingerprint, too.
         packages = {name: version(name) for name in ("transformers", "tokenizers", "torch")}
-        return f"encoders/{content_hash(hashes, packages, self.config.model_dump())}.json"
+        return f"encoders/{content_hash(hashes, packages, POOLING, KERNELS, self.config.model_dump())}.json"

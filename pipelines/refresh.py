@@ -13,7 +13,7 @@ from functools import cached_property
 from encoders.checkpoint import pack_aggregator
 from encoders.personalizer import Aggregator
 from encoders.registry import new_aggregator
-from pipelines.checks import check_version
+from pipelines.checks import check_version, complaint
 from pipelines.described import open_aggregator
 from pipelines.drift import prefix_ratio
 from pipelines.encode import Encoded, TextShards, run_encode
@@ -34,7 +34,7 @@ from store.home import Home, provenance
 from store.lines import CANDIDATE, Lines
 from store.models import Models
 from store.states import States
-from store.versions import PRODUCTION, counts, current, newest
+from store.versions import PRODUCTION, counts, current, newest, retired
 
 
 @dataclass
@@ -49,8 +49,8 @@ class Refresh:
         meter: who is told of progress.
 
     Attributes:
-        drift: what differs from the version ``against``, once committed: the one of the line that an alias names, so that a fault is not
-            passed on by a version that failed its checks; else the parent.
+        drift: what differs from the version ``against``, once committed: the parent, or what it came of if it failed its checks, so that
+            it does not pass its fault on.
     """
 
     home: Home
@@ -202,8 +202,8 @@ class Refresh:
         """Figures of the states that are about to become a version, before its record says so."""
         spec, config, head = self.aggregator.spec, self.home.config, self.models.current_head(self.aggregator_hash)
         states = self._states()
-        after, named = View(states, spec, runs, users), self._named()
-        if base := named or self.parent:
+        after, (base, failed) = View(states, spec, runs, users), self._sound()
+        if base:
             before = View(states, spec, base.runs, counts(self.home, base)[0])
             told = [Changes.from_json(shard.changes) for shard in shards if shard.changes]
             # What shards tell is since the parent.
@@ -211,7 +211,7 @@ class Refresh:
             self.drift = gather(before, after, told, seed=config.seed) if every else compare(before, after, seed=config.seed)
             self.against = base.number
         # A line's first version must cover production's users.
-        covered = named or self.parent or self.lines.production()
+        covered = base or self.lines.production()
         return check_version(
             config.checks,
             users,
@@ -219,12 +219,18 @@ class Refresh:
             shards,
             self.drift,
             prefix_ratio(self.models.directory(head), after, config.seed) if head else None,
+            # A rebuild holds no state of theirs.
+            [check for version in failed for check in version.checks] if plan.kind == "update" else (),
         )
 
-    def _named(self) -> VersionRecord | None:
-        """The line's version that ``production`` or ``candidate`` names."""
-        named = (self.home.versions.get(n) for alias in (PRODUCTION, CANDIDATE) if (n := current(self.home, alias)))
-        return next((version for version in named if version and version.aggregator == self.aggregator_hash), None)
+    def _sound(self) -> tuple[VersionRecord | None, list[VersionRecord]]:
+        """The newest version of the line that passed its checks or was promoted all the same, and the failed ones since."""
+        named, gone = {current(self.home, alias) for alias in (PRODUCTION, CANDIDATE)}, retired(self.home)
+        found, failed = self.parent, list[VersionRecord]()
+        while found and complaint(found.checks) and found.number not in named:
+            failed.append(found)
+            found = self.home.versions.get(found.parent) if found.parent and found.parent not in gone else None
+        return (found, failed) if found else (self.parent, failed)
 
     def _states(self) -> States:
         return States(self.home, self.aggregator_hash, self.aggregator.spec)

@@ -72,6 +72,9 @@ class Stage(Generic[M]):
             return
         told = {**vars(made), "seconds": round(time.perf_counter() - started, 4)}
         self.home.objects.create(path, json.dumps(told).encode())
+        if self.home.objects.get(f"{self.folder}/plan.json") is None:
+            # An erasure took the plan away meanwhile: nothing that names users may be left behind.
+            self.home.objects.remove(path)
 
     def run(self, shards: Sequence[Shard], engine: Engine, retries: int, first_bad: Callable[[Shard], str] = lambda shard: "") -> list[M]:
         """Every shard's manifest, in the shards' order; what failed is tried again ``retries`` times.

@@ -169,7 +169,10 @@ class Updater:
     def _parents(self, touched: pl.DataFrame) -> pa.Table:
         if not self.parent_runs or not len(touched):
             return self._none()
-        return self.states.read(self.parent_runs, keys=touched["user_key"].to_numpy())
+        found = self.states.read(self.parent_runs, keys=touched["user_key"].to_numpy())
+        # Another user may have the same key.
+        ours = pc.is_in(found.column("user_id"), value_set=touched["user_id"].to_arrow().cast(pa.string()))
+        return found if pc.all(ours).as_py() else found.filter(ours)
 
     def _update(self, users: pl.DataFrame, events: pl.DataFrame, parents: pa.Table, rebuilt: pl.Series) -> pa.Table:
         """Rows of ``users``: parents' states, or empty ones where there is none or where it is ``rebuilt``, with ``events`` added."""

@@ -77,10 +77,9 @@ class Changes:
         return found
 
     def add(self, other: "Changes", top: int = TOP) -> None:
-        """Take in the changes of other users."""
+        """Take in the changes of other users, but for ``shifts``: ``gather`` joins those of all parts at once."""
         for name in ("appeared", "vanished", "rewritten", "moved"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.shifts = np.concatenate([self.shifts, other.shifts])
         self.movers = sorted([*self.movers, *other.movers], key=lambda m: (-np.nan_to_num(m.shift, nan=np.inf), m.user_id))[:top]
         self.growers = sorted([*self.growers, *other.growers], key=lambda g: (-abs(g.events_after - g.events_before), g.user_id))[:top]
 

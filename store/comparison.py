@@ -107,8 +107,11 @@ def compare(before: View, after: View, *, seed: int = 0, top: int = TOP) -> Comp
 def gather(before: View, after: View, parts: Iterable[Changes], *, seed: int = 0, top: int = TOP) -> Comparison:
     """The comparison that changes of all users who may differ add up to, at the cost of the panels."""
     found = Comparison(one_line=before.states.name == after.states.name)
+    shifts = [found.shifts]
     for part in parts:
         found.add(part, top)
+        shifts.append(part.shifts)
+    found.shifts = np.concatenate(shifts)
     _fill_panel(found, before, after, seed)
     return found
 

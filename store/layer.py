@@ -145,7 +145,7 @@ class Layer:
 
     def open_all(self) -> None:
         """Check every block: a bundle that goes into service can be warmed, so that no lookup pays for it."""
-        self.keys  # noqa: B018
+        self._near  # noqa: B018
         for group in range(len(self.open_groups)):
             if not self.open_groups[group]:
                 self.open_group(group)

@@ -83,6 +83,9 @@ def _table(home: Home, name: str) -> Iterable[Action]:
         yield Action(
             f"indices of {name}", f"reads look rows up by {', '.join(lacking)}", 0, partial(upkeep.index, home.tables, name, lacking)
         )
+    if unused := sorted(upkeep.indexed(dataset) - set(INDEXED.get(name.split("-")[0], ()))):
+        why = f"no read uses those of {', '.join(unused)}"
+        yield Action(f"indices of {name} that are left over", why, 0, partial(upkeep.unindex, home.tables, name, unused))
     old = upkeep.old_bytes(home.tables, name, grace)
     if old or small >= FRAGMENTS or deleted:
         why = f"replaced longer than {grace.total_seconds() / 60:g} minutes ago"

@@ -79,6 +79,19 @@ def index(tables: Tables, name: str, columns: Sequence[str]) -> None:
     _verify(tables, name)
 
 
+def indexed(dataset: lance.LanceDataset) -> set[str]:
+    """Columns that have an index."""
+    return {column for column in dataset.schema.names if _index(dataset, column)}
+
+
+def unindex(tables: Tables, name: str, columns: Sequence[str]) -> None:
+    """Drop the indices of ``columns``."""
+    if dataset := tables.open(name):
+        for column in columns:
+            with _commits(tables, name):
+                dataset.drop_index(f"{column}_idx")
+
+
 def _index(dataset: lance.LanceDataset, column: str) -> str | None:
     return next((f"{column}_idx" for found in dataset.describe_indices() if found.name == f"{column}_idx"), None)
 

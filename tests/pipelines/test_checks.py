@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,9 @@ def test_every_line_can_be_moved() -> None:
 
 def test_a_nights_figures(new_home: Callable[..., Home], put: Callable[..., object], night: Callable[..., VersionRecord]) -> None:
     """Of a quiet night, a wild one and a rebuild, from real states."""
-    home = new_home(checks=CheckConfig(min_users=20), shard_events=4096)
+    # Lines that nothing crosses: a version that fails is not what the next one is compared with.
+    lines = CheckConfig(min_users=20, max_shift_p50=2, max_shift_p99=2, min_neighbour_overlap=0, max_domain_auc=1)
+    home = new_home(checks=lines, shard_events=4096)
     rng = random.Random(0)
 
     def events(users: int, each: int, day: int, text: str) -> list[dict[str, Any]]:
@@ -104,3 +107,10 @@ def test_a_nights_figures(new_home: Callable[..., Home], put: Callable[..., obje
     assert rebuilt["shift_p99"] < 1e-6
     assert rebuilt["neighbour_overlap"] > 0.99
     assert list(home.versions.get(2).model_dump()["checks"][4]) == ["name", "value", "limit", "passed"]  # type: ignore[union-attr]
+
+
+def test_the_states_of_failed_versions_are_still_there() -> None:
+    bad = check_version(CheckConfig(), 100, 100, [replace(FINE, zero=1)], None, None)
+    assert "zero_states" in complaint(bad)
+    assert not complaint(check_version(CheckConfig(), 100, 100, [FINE], None, None))
+    assert "zero_states" in complaint(check_version(CheckConfig(), 100, 100, [FINE], None, None, bad))

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file, save_file
 
 from encoders.text import TextEncoder
 from pipelines.encoder import KnownEncoder
 from schemas.config import EncoderConfig
+from schemas.errors import CompatibilityError
 from schemas.records import VersionRecord
 from store.home import Home
 
@@ -43,8 +45,25 @@ def test_named_once_then_known(home: Home, tiny_encoder: Path, tmp_path: Path) -
 
     weights = {name: value + np.float32(0.01) for name, value in load_file(model / "model.safetensors").items()}
     save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CompatibilityError, match="replaced meanwhile"):
+        again.encode(["x"])
     swapped = KnownEncoder(home, config)
     assert swapped.fingerprint == TextEncoder(config).fingerprint != here.fingerprint
+
+
+def test_files_below_and_damaged_records(home: Home, tiny_encoder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_encoder, model)
+    (model / "more").mkdir()
+    (model / "more" / "weights").write_text("1")
+    config = EncoderConfig(model=str(model), max_tokens=32)
+    name = KnownEncoder(home, config).fingerprint
+    (record,) = home.objects.names("encoders")
+    home.objects.put(f"encoders/{record}", b"{}")
+    assert KnownEncoder(home, config).fingerprint == name
+    (model / "more" / "weights").write_text("2")
+    assert KnownEncoder(home, config).fingerprint == name
+    assert len(home.objects.names("encoders")) == 2, "other files are looked at anew"
 
 
 def test_a_night_without_new_texts_loads_no_encoder(home: Home, put: Callable[..., object], night: Callable[..., VersionRecord]) -> None:

@@ -331,3 +331,19 @@ def test_old_bundles_go(home: Home, put: Any, night: Night) -> None:
     promote(home, 1, expected=None, reason="test")
     done(home)
     assert home.objects.names("bundles") == ["CURRENT", "v1-abc", "v3-abc", "v4-abc", "v5-abc"]
+
+
+def test_an_index_that_no_read_uses_goes(home: Home) -> None:
+    """Homes of older releases have some on their states."""
+    schema = pa.schema([pa.field("n", pa.int64(), nullable=False)])
+    rows = pa.record_batch([pa.array(range(10), pa.int64())], schema=schema)
+    home.tables.append("t", schema, iter([rows]), home.tables.mark("t", schema))
+    upkeep.index(home.tables, "t", ["n"])
+    before = home.tables.open("t")
+    assert before is not None
+    assert upkeep.indexed(before) == {"n"}
+    (action,) = [action for action in survey(home) if action.what == "indices of t that are left over"]
+    action.act()
+    after = home.tables.open("t")
+    assert after is not None
+    assert not upkeep.indexed(after)
