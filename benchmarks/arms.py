@@ -45,7 +45,7 @@ TRAINED = (
     "tide-shuffled-dates",
 )
 REFERENCE = ("own-majority", "last-label", "llm-times-prior")
-ARMS = ("none", *TRAINED[:7], "recency", "bm25", *REFERENCE, *TRAINED[7:])
+ARMS = ("none", *TRAINED[:7], "recency", "bm25", *REFERENCE, *TRAINED[7:], "oppu")
 #: Examples judged at a time, and answers written out per split for the writing tasks.
 BATCH, WRITTEN = 64, 300
 #: Latest events that a user's row is fitted from, histories of its examples included.

@@ -37,8 +37,8 @@ TEST_SHARE = 0.3
 QUERY_CHARACTERS, ITEM_CHARACTERS = 100, 50
 #: Items among which a tuning prompt's are looked for.
 REACH = 64
-#: Of the tuning prompts: plain ones, ones with items of the user, told ones.
-MIX = (0.4, 0.4, 0.2)
+#: Of the tuning prompts: plain ones, ones with items of the user, ones with items that tell the answer, ones that say nothing else.
+MIX = (0.35, 0.35, 0.15, 0.15)
 #: The tuning pairs a task makes at most.
 MAX_LESSONS = 20_000
 #: Test examples of one user in a split, at most: without it a maintainer's would be half of a repository's.
@@ -196,7 +196,8 @@ def _lessons(
 ) -> Lessons:
     """What the LLM is tuned on: plain prompts, and prompts behind one to four items of the user as the prompt arms choose them.
 
-    Told ones show the query itself among the items, with some other target that is then the answer (pipelines/examples.py says why).
+    The others tell a target drawn at random, which is then the answer (pipelines/examples.py says why): among items of the user, with
+    the query's text or none, or alone before the query, which is what a prefix says most easily and what an LLM learns to heed first.
 
     Args:
         rows: the events that may be asked.
@@ -205,20 +206,21 @@ def _lessons(
     rng = np.random.default_rng(0)
     with_history = rows[stop[rows] > first[rows]]
     asked, answers, told = [], [], []
-    for _ in range(min(MAX_LESSONS, 2 * len(rows))):
-        kind = rng.choice(3, p=MIX)
+    for _ in range(min(MAX_LESSONS, 4 * len(rows))):
+        kind = rng.choice(4, p=MIX)
         row = rng.choice(with_history if kind == 1 and len(with_history) else rows)
         prompt, answer = prompts[row], targets[row]
         held = items[max(first[row], stop[row] - REACH) : stop[row]].tolist()
         choose = (retrieval.latest, retrieval.bm25)[rng.integers(2)]
         shown = [held[i] for i in choose(held, prompt)[-rng.integers(1, retrieval.SHOWN + 1) :]]
-        if kind == 2:
+        if kind >= 2:
             answer = targets[rng.choice(rows)]
-            shown = shown[1 - retrieval.SHOWN :]
-            shown.insert(rng.integers(len(shown) + 1), render(llm.item, texts[row][:ITEM_CHARACTERS], answer))
+            asker = texts[row][:ITEM_CHARACTERS] if kind == 2 and rng.integers(2) else ""
+            shown = shown[1 - retrieval.SHOWN :] if kind == 2 else []
+            shown.insert(rng.integers(len(shown) + 1), render(llm.item, asker, answer))
         asked.append("".join(shown if kind else []) + prompt)
         answers.append(answer)
-        told.append(kind == 2)
+        told.append(kind == 3)
     return Lessons(asked, answers, np.array(told))
 
 

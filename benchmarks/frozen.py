@@ -24,8 +24,8 @@ ENCODER_LAYERS, DECODER_LAYERS = 3, 1
 LENGTH = 8
 RATE, POOL = 5e-4, 8
 #: Answers are labels, or titles for the writing tasks.
-LLM = LLMConfig(max_prompt_tokens=112, max_target_tokens=8)
-WRITING = LLMConfig(max_prompt_tokens=192, max_target_tokens=24)
+LLM = LLMConfig(max_prompt_tokens=112, max_target_tokens=8, precision="bfloat16")
+WRITING = LLMConfig(max_prompt_tokens=192, max_target_tokens=24, precision="bfloat16")
 
 
 def config_for(kind: str) -> LLMConfig:
@@ -37,7 +37,7 @@ def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int = 200, seed: int
     """The LLM of a task: the one in ``cache``, or one tuned now and kept there."""
     config = config_for(bench.task.kind)
     made_of = content_hash(
-        [*bench.lessons.prompts, *bench.lessons.targets, ENCODER_LAYERS, DECODER_LAYERS, LENGTH, RATE, POOL, steps, seed]
+        [*bench.lessons.prompts, *bench.lessons.targets, ENCODER_LAYERS, DECODER_LAYERS, LENGTH, RATE, POOL, config.precision, steps, seed]
     )
     directory = cache / f"llm-{bench.task.name}-{bench.task.data}-{made_of[:12]}"
     if not (directory / "about.json").is_file():

@@ -24,6 +24,7 @@ from benchmarks.arms import ARMS, PROMPTED, REFERENCE, TRAINED, Budget, Outcome
 from benchmarks.costs import costs
 from benchmarks.datasets import LAMP, TASKS, Bench, build, describe
 from benchmarks.frozen import CACHE, config_for, frozen_llm
+from benchmarks.oppu import personal
 from benchmarks.tables import write_tables
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
@@ -60,6 +61,9 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
             return torch.zeros(len(batch), 0, llm.dim)
 
         found.update({s: arms.judge(bench, llm, r, nothing, arms.prompted(bench, arm, r)) for s, r in rows.items()})
+    elif arm == "oppu":
+        for split, chosen in rows.items():
+            found[split], found["costs"] = personal(bench, llm, chosen, seed)
     else:
         trained = _learned(bench, llm, arm.removesuffix("-int8"), seed, budget)
         prefixes = arms.served(bench, trained, arm, seed, budget, every)

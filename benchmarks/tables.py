@@ -28,6 +28,7 @@ PAIRS = (
         for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "own-majority", "llm-times-prior")
     ),
     *((other, "default") for other in ("tapper", "pplug", "tide-shuffled-users")),
+    *(("oppu", other) for other in ("none", "tide")),
     ("tide-int8", "tide"),
     ("default", "none"),
 )
@@ -126,10 +127,18 @@ def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
     return rows
 
 
-def _paired(one: Run, other: Run) -> bool:
-    """Whether two runs judged the same examples after the same training."""
+def _paired(one: Run, other: Run) -> tuple[Run, Run] | None:
+    """Two runs on the examples that both judged (oppu judges some users only); None after unequal training, or where there are none."""
     budgets = [r.about["budget"] for r in (one, other) if "budget" in r.about]
-    return np.array_equal(one.arrays["event"], other.arrays["event"]) and all(b == budgets[0] for b in budgets)
+    shared = np.intersect1d(one.arrays["event"], other.arrays["event"])
+    if not len(shared) or any(b != budgets[0] for b in budgets):
+        return None
+    both = []
+    for run in (one, other):
+        kept = np.flatnonzero(np.isin(run.arrays["event"], shared))
+        kept = kept[np.argsort(run.arrays["event"][kept])]
+        both.append(Run(run.about, {name: x[kept] for name, x in run.arrays.items()}))
+    return both[0], both[1]
 
 
 def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list[dict[str, Any]]:
@@ -138,10 +147,10 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
     for task, data, split in sorted({key[:3] for key in found}):
         for arm, against in PAIRS:
             ours, theirs = found.get((task, data, split, arm), {}), found.get((task, data, split, against), {})
-            seeds = [s for s in sorted(set(ours) & set(theirs)) if _paired(ours[s], theirs[s])]
-            if not seeds:
+            pairs = [pair for s in sorted(set(ours) & set(theirs)) if (pair := _paired(ours[s], theirs[s]))]
+            if not pairs:
                 continue
-            mine, other = [ours[s] for s in seeds], [theirs[s] for s in seeds]
+            mine, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             users = _users(mine)
             draws = np.concatenate([np.ones((1, len(users)), np.int64), _draws(len(users))])
             for metric in metrics_of(mine[0]):
@@ -152,7 +161,7 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
                 low, high = np.quantile(gap[1:], [0.025, 0.975])
                 row: dict[str, Any] = {"task": task, "data": data, "split": split, "metric": metric, "arm": arm, "against": against}
                 row.update(difference=round(float(gap[0]), 5), low=round(float(low), 5), high=round(float(high), 5))
-                rows.append({**row, "users": len(users), "seeds": len(seeds), "llm": mine[0].about["llm"]})
+                rows.append({**row, "users": len(users), "seeds": len(pairs), "llm": mine[0].about["llm"]})
     return rows
 
 

@@ -67,7 +67,7 @@ class FrozenLLM:
             auto: Any = AutoModelForSeq2SeqLM if kind.is_encoder_decoder else AutoModelForCausalLM
             if kind.model_type == "encoder-decoder":
                 auto = EncoderDecoderModel
-            model, loading = auto.from_pretrained(config.model, dtype=torch.float32, output_loading_info=True)
+            model, loading = auto.from_pretrained(config.model, dtype=getattr(torch, config.precision), output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(config.model)
             if loading["missing_keys"]:
                 lost = sorted(loading["missing_keys"])
@@ -99,7 +99,14 @@ class FrozenLLM:
     def describe(self) -> dict[str, Any]:
         """What a manifest says of the LLM."""
         name = self.config.model or "tuned from the home's events"
-        return {"model": name, "kind": self.kind, "hidden_size": self.dim, "fingerprint": self.fingerprint, "prompt": self.config.prompt}
+        return {
+            "model": name,
+            "kind": self.kind,
+            "hidden_size": self.dim,
+            "fingerprint": self.fingerprint,
+            "prompt": self.config.prompt,
+            "precision": self.config.precision,
+        }
 
     def embedding_rms(self, texts: Sequence[str]) -> float:
         """rms of the input embeddings over the token occurrences of ``texts``."""
@@ -203,7 +210,7 @@ class FrozenLLM:
             begin = torch.full((len(rows), 1), int(self.begin), device=self.device)
             parts.insert(0, self._embed(begin))
         front = sum(part.shape[1] for part in parts[:-1])
-        embeds = torch.cat(parts, 1)
+        embeds = torch.cat(parts, 1).to(self.model.dtype)
         mask = torch.cat([mask.new_ones(len(rows), front), mask], 1)
         if left:
             order = torch.argsort(mask, dim=1, stable=True)

@@ -36,7 +36,7 @@ TOLD_FIRST = 0.25
 
 @dataclass(frozen=True)
 class Lessons:
-    """What an LLM is tuned on: n prompts, n targets, and bool ``[n]``, whether the prompt tells the answer."""
+    """What an LLM is tuned on: n prompts, n targets, and bool ``[n]``, whether the prompt tells the answer outright."""
 
     prompts: Sequence[str]
     targets: Sequence[str]
@@ -136,7 +136,8 @@ def tune(
 
         def loss_of(rows: npt.NDArray[np.int64], length: int) -> Tensor:
             prefix = (rms * neutral[:length]).expand(len(rows), -1, -1)
-            return llm.loss(prefix, [prompts[i] for i in rows], [targets[i] for i in rows])[0].mean()
+            with torch.autocast(llm.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                return llm.loss(prefix, [prompts[i] for i in rows], [targets[i] for i in rows])[0].mean()
 
         waiting: list[npt.NDArray[np.int64]] = []
         for step in range(1, steps + 1):
@@ -162,7 +163,7 @@ def tune(
                     best, best_state, best_neutral = found, copy.deepcopy(model.state_dict()), neutral.detach().clone()
         model.load_state_dict(best_state)
         llm.neutral = best_neutral.cpu()
-        llm.model = model.eval().requires_grad_(False)
+        llm.model = model.to(getattr(torch, config.precision)).eval().requires_grad_(False)
     return llm
 
 

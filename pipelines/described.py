@@ -43,7 +43,8 @@ def described_llm(home: Home, about: Mapping[str, Any]) -> "FrozenLLM":
         model = str(Models(home).directory(fingerprint))
     except NotFoundError:
         model = str(about["model"])
-    llm = FrozenLLM.load(home.config.llm.model_copy(update={"model": model, "prompt": about["prompt"]}))
+    kept = {"prompt": about["prompt"], "precision": about["precision"]}
+    llm = FrozenLLM.load(home.config.llm.model_copy(update={"model": model, **kept}))
     if llm.fingerprint != fingerprint:
         raise CompatibilityError(
             f"the LLM at {model} has changed: it was {fingerprint[:12]}, now it is {llm.fingerprint[:12]}",

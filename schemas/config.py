@@ -63,6 +63,7 @@ class LLMConfig(Section):
     item: str = Field("{text} => {target}; ", description="how a past event is shown in a prompt")
     max_prompt_tokens: int = Field(192, ge=4, description="longest prompt in tokens; its end is kept")
     max_target_tokens: int = Field(24, ge=2, description="longest target in tokens")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="precision of weights and arithmetic")
 
 
 class TrainConfig(Section):

@@ -66,18 +66,23 @@ def test_the_llm_learns_from_users_and_times_outside_the_test(tmp_path: Path, ti
     judged, until = set(bench.examples.user), int(bench.examples.now[bench.test].min()) // DAY
     events = [text.split() for text in bench.texts[bench.event]]
     tested = {name for (name, _), user in zip(events, bench.examples.user, strict=True) if user in judged}
-    shown = []
+    shown, telling = [], 0
     for prompt, answer, told in zip(bench.lessons.prompts, bench.lessons.targets, bench.lessons.told, strict=True):
         *items, query = prompt.split("; ")
         shown.append(len(items))
         name, day = query.split()[:2]
         assert name not in tested
         assert int(day[2:]) < until
-        theirs = [item.split(" => ")[0].split() for item in items]
+        # Items that tell the answer: of the query's own text, or of none.
+        tells = [item for item in items if item.startswith((" => ", f"{name} {day} => "))]
+        theirs = [item.split(" => ")[0].split() for item in items if item not in tells]
         assert {who for who, _ in theirs} <= {name}
-        assert all(int(on[2:]) < int(day[2:]) or (told and on == day) for _, on in theirs)
-        assert not told or f"{name} {day} => {answer}" in items
+        assert all(int(on[2:]) < int(day[2:]) for _, on in theirs)
+        assert all(item.endswith(f" => {answer}") for item in tells)
+        assert not told or items == [f" => {answer}"]
+        telling += len(tells) > 0 and not told
     assert set(shown) == {0, 1, 2, 3, 4}
+    assert telling > 0
 
 
 def test_no_user_decides_a_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

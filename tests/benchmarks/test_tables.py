@@ -95,3 +95,14 @@ def test_clustered_intervals_are_wider_where_users_differ() -> None:
     mixed = Run({}, {"user": user, "nll": (np.arange(200) % 2).astype(float)})
     wide, narrow = (resampled("nll", [run], _draws(20), np.arange(20)).std() for run in (alike, mixed))
     assert wide > 5 * narrow
+
+
+def test_an_arm_of_some_users_is_compared_on_their_examples(tmp_path: Path) -> None:
+    """Right about the five users that it judged; the other is right about everybody else."""
+    user = np.repeat(np.arange(20), 10)
+    keep(tmp_path / "outcomes", "tide", 0, user >= 5, user)
+    keep(tmp_path / "outcomes", "oppu", 0, np.ones(50, bool), user[:50])
+    write_tables(tmp_path / "outcomes", tmp_path / "results")
+    rows = json.loads((tmp_path / "results" / "verdicts.json").read_text())
+    found = next(r for r in rows if (r["arm"], r["against"], r["metric"]) == ("oppu", "tide", "accuracy"))
+    assert (found["difference"], found["users"]) == (1.0, 5)

@@ -158,6 +158,24 @@ def test_saved_and_loaded_it_is_the_same(llm: FrozenLLM, tmp_path: Path) -> None
     assert (description["model"], description["hidden_size"]) == (str(tmp_path), llm.dim)
 
 
+def test_bfloat16_halves_the_weights_and_answers_alike(llm: FrozenLLM, tmp_path: Path) -> None:
+    llm.save(tmp_path)
+    half = FrozenLLM.load(LLMConfig(**{**llm.config.model_dump(), "model": str(tmp_path), "precision": "bfloat16"}))
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    assert half.fingerprint != llm.fingerprint
+    assert half.describe()["precision"] == "bfloat16"
+    prefix = torch.randn(4, 2, llm.dim, device=llm.device, requires_grad=True)
+    found, _ = half.loss(prefix, PROMPTS, TARGETS)
+    wanted, _ = llm.loss(prefix.detach(), PROMPTS, TARGETS)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.detach(), wanted, rtol=0.05, atol=0.05)
+    found.mean().backward()
+    assert prefix.grad is not None
+    assert prefix.grad.dtype == torch.float32
+    assert prefix.grad.abs().max() > 0
+    assert len(half.generate(prefix.detach(), PROMPTS)) == 4
+
+
 def test_fingerprint_follows_weights_prompt_and_neutral_prefix(tiny_llms: Callable[[str], FrozenLLM]) -> None:
     llm = tiny_llms("llama")
     changed = copy.deepcopy(llm.model)

@@ -72,6 +72,19 @@ def test_an_encoder_becomes_a_seq2seq_llm_and_keeps_its_embeddings(lessons: Less
         loaded.neutral_prefix(3)
 
 
+def test_tuned_in_bfloat16_it_is_kept_so(lessons: Lessons, tiny_encoder_dir: Path, tmp_path: Path) -> None:
+    base = lambda: warm_seq2seq(str(tiny_encoder_dir), 1, 1)  # noqa: E731
+    heard: list[float] = []
+    options = {"prefix_length": PREFIX, "steps": 40, "learning_rate": 1e-2, "batch_size": 8}
+    config = LLMConfig(precision="bfloat16")
+    llm = tune(base, lessons, config, progress=lambda _, figures: heard.append(figures["loss"]), **options)  # type: ignore[arg-type]
+    assert np.mean(heard[-5:]) < np.mean(heard[:5]) - 1
+    llm.save(tmp_path)
+    loaded = FrozenLLM.load(config.model_copy(update={"model": str(tmp_path)}))
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
+    assert loaded.fingerprint == llm.fingerprint
+
+
 def test_shorter_prefixes_are_met_in_an_eighth_of_the_batches() -> None:
     met = [_length(step, 8, True) for step in range(1, 65)]
     assert met[1::2] == [0] * 32
