@@ -56,11 +56,11 @@ ROW_HISTORY = 160
 class Budget:
     """What every trained arm gets: the same steps, batch, rate and items; ``lag`` ages the judged states by so many nights."""
 
-    steps: int = 150
+    steps: int = 600
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     history: int = 64
-    evaluated: int = 128
+    evaluated: int = 512
     lag: int = 0
 
 

@@ -33,7 +33,7 @@ def config_for(kind: str) -> LLMConfig:
     return WRITING if kind == "text" else LLM
 
 
-def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int = 200, seed: int = 0) -> FrozenLLM:
+def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int = 1_600, seed: int = 0) -> FrozenLLM:
     """The LLM of a task: the one in ``cache``, or one tuned now and kept there."""
     config = config_for(bench.task.kind)
     made_of = content_hash(
@@ -72,7 +72,7 @@ def run(
     task: Annotated[str, typer.Option(help="Task.")],
     data: Annotated[Path, typer.Option(help="Directory of the data sets.")] = Path("../shared/data"),
     cache: Annotated[Path, typer.Option(help="Where encoded texts and tuned LLMs are kept.")] = CACHE,
-    steps: Annotated[int, typer.Option(help="Steps of tuning.")] = 200,
+    steps: Annotated[int, typer.Option(help="Steps of tuning.")] = 1_600,
     source: Annotated[str, typer.Option(help="Data set of the task. [default: its first]")] = "",
 ) -> None:
     """Make, or find, a task's frozen LLM and print its hash."""

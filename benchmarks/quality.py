@@ -97,7 +97,7 @@ def run(
     steps: Annotated[int, typer.Option(help="Steps of every trained arm.")] = Budget.steps,
     age: Annotated[int, typer.Option(help="Judge states so many nights old; such rows have a split of their own, known+7.")] = 0,
     examples: Annotated[int, typer.Option(help="Test examples of a split, at most.")] = 1_000,
-    tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 200,
+    tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 1_600,
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
 ) -> None:
     """Run arms, keep their outcomes, and make the tables."""
