@@ -41,7 +41,7 @@ class Pages:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        self.screens, self.seconds = screens, {}
+        self.screens, self.seconds = screens, dict[str, float]()
         port = self.address.rpartition(":")[2]
         self.server = subprocess.Popen(cli(home, "ui", "--port", port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
@@ -103,7 +103,7 @@ class Comparison:
     """Figures on pages beside those of commands."""
 
     def __init__(self) -> None:
-        self.compared, self.differing = 0, []
+        self.compared, self.differing = 0, list[dict[str, Any]]()
 
     def same(self, where: str, seen: str | None, told: Any) -> None:
         """One figure; floats agree to the digits that a page shows."""

@@ -30,24 +30,24 @@ def personal(bench: Bench, llm: FrozenLLM, rows: Ints, seed: int) -> tuple[Outco
         the outcome, and what a user costs.
     """
     examples = bench.examples
-    users, place = np.unique(examples.user[rows], return_index=True)
+    users = np.unique(examples.user[rows])
     early = np.array([mine[np.argmin(examples.now[mine])] for mine in (rows[examples.user[rows] == user] for user in users)])
     length = stops_of(examples, early) - examples.first[early]
     chosen = np.sort(np.argsort(-length, kind="stable")[:USERS])
-    parts, seconds, width = [], 0.0, 0
+    parts, seconds, sizes = [], 0.0, set[int]()
     for user, first in zip(users[chosen], early[chosen], strict=True):
         began = time.perf_counter()
         stop = int(stops_of(examples, np.array([first]))[0])
-        with _adapted(bench, llm, np.arange(max(examples.first[first], stop - ROW_HISTORY), stop), seed) as width:
+        with _adapted(bench, llm, np.arange(max(examples.first[first], stop - ROW_HISTORY), stop), seed) as size:
+            sizes.add(size)
             seconds += time.perf_counter() - began
             parts.append(judge(bench, llm, rows[examples.user[rows] == user], lambda batch: torch.zeros(len(batch), 0, llm.dim)))
-    names = parts[0].columns
-    whole = Outcome(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("event", "user", "history")),
-        {name: np.concatenate([part.columns[name] for part in parts]) for name in names},
-    )
-    stored = {"stored_bytes_per_user": 4.0 * width, "stored_bytes_at_512_items": 4.0 * width}
-    return whole, {"trained_params": float(width), "stored_params_per_user": float(width), **stored, "night_seconds": seconds}
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    event, owner, history = (np.concatenate([getattr(part, name) for part in parts]) for name in ("event", "user", "history"))
+    whole = Outcome(event, owner, history, columns)
+    params = max(sizes)
+    stored = {"stored_bytes_per_user": 4.0 * params, "stored_bytes_at_512_items": 4.0 * params}
+    return whole, {"trained_params": float(params), "stored_params_per_user": float(params), **stored, "night_seconds": seconds}
 
 
 @contextmanager

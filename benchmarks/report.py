@@ -181,7 +181,6 @@ def run(
             [
                 *absent,
                 *(f"arm {a}" for a in ARMS if a not in arms),
-                "oppu",
                 "quality by age of the state",
                 "histories up to the second before",
                 "the ablation of tide's shape",
