@@ -3,7 +3,8 @@
 ``python -m benchmarks.console HOME --user ID [--screens DIR] --output json``: ``pages`` (seconds from the address to the last figure),
 ``compared`` (figures on pages that a command tells too), ``differing`` (what differs, with both values), ``peak_bytes`` of the console
 before and after it looked for a user's nearest, and ``similar_peak_bytes`` of the command that does the same. Needs chromium and
-chromedriver on the PATH (Debian: ``apt install chromium-driver``); the console only reads.
+chromedriver on the PATH (Debian: ``apt install chromium-driver``). Nothing in the home changes but the report's page, which is made
+again.
 """
 
 import json
@@ -165,7 +166,7 @@ def similar(home: str, user: str, version: int) -> tuple[list[dict[str, Any]], i
 
 
 def run(
-    home: Annotated[str, typer.Argument(help="A home; it is only read.")],
+    home: Annotated[str, typer.Argument(help="A home with a version in production.")],
     user: Annotated[str, typer.Option(help="A user to look at.")],
     screens: Annotated[Path | None, typer.Option(help="Directory for screenshots.")] = None,
     output: Annotated[str, typer.Option(help="json.")] = "json",

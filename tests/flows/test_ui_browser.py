@@ -1,5 +1,6 @@
 """The console in a real browser: every page and button, and what must be refused."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -242,3 +243,12 @@ def test_what_is_refused(browse: Callable[..., Browser], shown_home: Home, scrip
     b.open("/report/2")
     b.see("report of two")
     assert "owned" not in b.driver.title
+
+
+def test_figures_on_pages_are_those_of_the_commands(spawn: Spawn, shown_home: Home) -> None:
+    process = spawn("-m", "benchmarks.console", shown_home.uri, "--user", "alice")
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    told = json.loads(out)
+    assert told["differing"] == []
+    assert told["compared"] > 30
