@@ -170,7 +170,8 @@ def run(
         f" tuned per task on users and times outside the test, half of the batches behind `P₀` (L = {LENGTH}), then frozen: "
         + "; ".join(f"{task} ({data}) `{name}`" for task, data, name in models)
         + ".",
-        *(f"- Every trained arm got the same budget: `{b}`. One learning rate for all, chosen for tide on seed 0 among 5e-4, 1e-3 and 3e-3." for b in budgets),
+        *(f"- Every trained arm got the same budget: `{b}`." for b in budgets),
+        "- One learning rate for all, chosen for tide on seed 0 among 5e-4, 1e-3 and 3e-3.",
         "- Histories are what a nightly store held at 00:00 UTC of the query's day. States are read back in a bundle's types.",
         "- tapper's learned rows are fitted the night before a user's first judged example and not moved after it;"
         " its bank is of the last night.",
