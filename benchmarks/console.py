@@ -18,7 +18,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,11 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from benchmarks.memory import peak
+
 PATIENCE, WIDTH = 600, 1400
+#: Chromium's names on the PATH.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: All tables of a page: heads and cells as a reader sees them.
 TABLES = """return [...document.querySelectorAll('table')].map(t => [...t.querySelectorAll('tr')].map(
     r => [...r.cells].map(c => c.innerText.trim())))"""
@@ -54,12 +57,7 @@ class Pages:
                 if self.server.poll() is not None or time.monotonic() > deadline:
                     sys.exit("the console does not start")
                 time.sleep(0.1)
-        options = webdriver.ChromeOptions()
-        found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-        options.binary_location = next(filter(None, found), "chromium")
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", f"--window-size={WIDTH},1000"):
-            options.add_argument(argument)
-        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        self.driver = chromium(WIDTH)
 
     def open(self, name: str, path: str, until: str) -> list[list[Row]]:
         """The tables of a page, once it says ``until`` and loads no more."""
@@ -132,18 +130,19 @@ def _agree(seen: str, told: Any) -> bool:
         return False
 
 
+def chromium(width: int) -> webdriver.Chrome:
+    """A headless Chromium of the PATH that keeps what its console says."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = next(filter(None, map(shutil.which, BROWSERS)), BROWSERS[0])
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", f"--window-size={width},1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+
 def cli(home: str, *words: str) -> list[str]:
     """A command line of tapstate's."""
     return [sys.executable, "-m", "flows.cli", "--home", home, *words]
-
-
-def peak(pid: int) -> int:
-    """Most memory that a process held so far, in bytes; 0 where it is gone."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 def told(home: str, *words: str) -> Any:

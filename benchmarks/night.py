@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 import typer
 
+from benchmarks.memory import peak
 from encoders.text import TextEncoder
 from pipelines.checks import complaint
 from pipelines.ingest import ingest
@@ -58,9 +59,7 @@ def run(
     if child:
         named = {"rebuild": lambda home: _refresh(home, full=True), "page": _page, "maintain": _maintain}
         told = named[child](Home(keep)) if child in named else _night(child, keep)
-        # Of this program alone: what the system counts for the process begins with its parent's memory.
-        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        print(json.dumps({**told, "peak": int(peak.split()[1]) * 1024}))
+        print(json.dumps({**told, "peak": peak()}))
         return
     place = Path(keep or tempfile.mkdtemp(prefix="tapstate-night-"))
     try:

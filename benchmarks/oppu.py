@@ -34,18 +34,16 @@ def personal(bench: Bench, llm: FrozenLLM, rows: Ints, seed: int) -> tuple[Outco
     early = np.array([mine[np.argmin(examples.now[mine])] for mine in (rows[examples.user[rows] == user] for user in users)])
     length = stops_of(examples, early) - examples.first[early]
     chosen = np.sort(np.argsort(-length, kind="stable")[:USERS])
-    parts, seconds, sizes = [], 0.0, set[int]()
+    parts, seconds = [], 0.0
     for user, first in zip(users[chosen], early[chosen], strict=True):
         began = time.perf_counter()
         stop = int(stops_of(examples, np.array([first]))[0])
-        with _adapted(bench, llm, np.arange(max(examples.first[first], stop - ROW_HISTORY), stop), seed) as size:
-            sizes.add(size)
+        with _adapted(bench, llm, np.arange(max(examples.first[first], stop - ROW_HISTORY), stop), seed) as params:
             seconds += time.perf_counter() - began
             parts.append(judge(bench, llm, rows[examples.user[rows] == user], lambda batch: torch.zeros(len(batch), 0, llm.dim)))
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
     event, owner, history = (np.concatenate([getattr(part, name) for part in parts]) for name in ("event", "user", "history"))
     whole = Outcome(event, owner, history, columns)
-    params = max(sizes)
     stored = {"stored_bytes_per_user": 4.0 * params, "stored_bytes_at_512_items": 4.0 * params}
     return whole, {"trained_params": float(params), "stored_params_per_user": float(params), **stored, "night_seconds": seconds}
 

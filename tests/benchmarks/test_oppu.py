@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from authors import articles
 
 from benchmarks import oppu
 from benchmarks.arms import judge
@@ -12,7 +13,6 @@ from benchmarks.datasets import Bench
 from encoders.llm import FrozenLLM
 from encoders.tuning import warm_seq2seq
 from schemas.config import LLMConfig
-from tests.benchmarks.test_datasets import articles
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 import json
 import logging
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from posts import posts
 
 from flows import lineage
 from flows.intake import take_in
@@ -35,26 +34,10 @@ def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def server() -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
     """Takes events as an OpenLineage server does: its URL, and what it was told."""
-    told: list[dict[str, Any]] = []
-
-    class Lineage(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert self.path == "/api/v1/lineage"
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(201)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Lineage)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listening.server_port}", told
-    listening.shutdown()
-    listening.server_close()
+    with posts() as taken:
+        yield taken
 
 
 @pytest.fixture
@@ -65,10 +48,12 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_ingest_is_told(home: Home, rows: Path, server: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
-    url, told = server
+def test_an_ingest_is_told(home: Home, rows: Path, server: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    url, taken = server
     monkeypatch.setenv("OPENLINEAGE_URL", url)
     take_in(home, TableSource([str(rows)]))
+    assert {path for path, _ in taken} == {"/api/v1/lineage"}
+    told = [event for _, event in taken]
     start, complete = told
     assert [event["eventType"] for event in told] == ["START", "COMPLETE"]
     assert start["run"]["runId"] == complete["run"]["runId"]

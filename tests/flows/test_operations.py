@@ -1,18 +1,15 @@
 """What an operator sets up, on a real Prefect server: alerts and ``prefect.yaml``."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from posts import posts
 
 from store.home import Home
 
@@ -43,28 +40,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
                 yield {"PREFECT_API_URL": url, "PREFECT_HOME": str(home), **quiet}
 
 
-@pytest.fixture
-def webhook() -> Iterator[tuple[str, list[str]]]:
-    """An address that alerts are posted to, and their texts."""
-    texts: list[str] = []
-
-    class Alerts(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            texts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Alerts)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listening.server_port}/", texts
-    listening.shutdown()
-    listening.server_close()
-
-
 def run(environment: dict[str, str], *command: str) -> str:
     done = subprocess.run(
         [sys.executable, *command], env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True, check=False
@@ -74,26 +49,28 @@ def run(environment: dict[str, str], *command: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_failed_and_a_missing_night_alert(prefect_server: dict[str, str], webhook: tuple[str, list[str]], home: Home) -> None:
+def test_a_failed_and_a_missing_night_alert(prefect_server: dict[str, str], home: Home) -> None:
     """The example as it stands; nothing was ingested, so the night fails, and 11 seconds pass without a good one."""
     from prefect.automations import Automation
 
-    url, texts = webhook
-    for _ in range(2):
-        told = run(prefect_server, "docs/examples/alerts.py", url, "--hours", "0.003").splitlines()
-    refresh = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "--home", home.uri, "refresh"],
-        env={**os.environ, **prefect_server}, cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "no events were ingested yet" in refresh.stderr
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not all(any(word in text for text in texts) for word in ("is Failed", "no night completed")):
-        time.sleep(0.5)
-    failed = next(text for text in texts if "is Failed" in text)
-    assert failed.startswith("tapstate: nightly ")
-    assert "mend: tapstate ingest table" in failed
-    assert any(text.startswith("tapstate: no night completed within 0.003 hours") for text in texts)
-    assert len(told) == 2
+    with posts() as (url, taken):
+        for _ in range(2):
+            told = run(prefect_server, "docs/examples/alerts.py", f"{url}/", "--hours", "0.003").splitlines()
+        refresh = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "--home", home.uri, "refresh"],
+            env={**os.environ, **prefect_server}, cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "no events were ingested yet" in refresh.stderr
+        deadline = time.monotonic() + 300
+        texts: list[str] = []
+        while time.monotonic() < deadline and not all(any(word in text for text in texts) for word in ("is Failed", "no night completed")):
+            time.sleep(0.5)
+            texts = [alert["text"] for _, alert in taken]
+        failed = next(text for text in texts if "is Failed" in text)
+        assert failed.startswith("tapstate: nightly ")
+        assert "mend: tapstate ingest table" in failed
+        assert any(text.startswith("tapstate: no night completed within 0.003 hours") for text in texts)
+        assert len(told) == 2
     for name in told:
         Automation.read(name=name).delete()
     with pytest.raises(ValueError, match="not found"):

@@ -10,22 +10,22 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
-from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from benchmarks.console import BROWSERS, chromium
 from store.home import Home
 from store.lease import lease
 from store.versions import current
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not BROWSER or not DRIVER, reason="no chromium with chromedriver on PATH (Debian: apt install chromium-driver)"),
+    pytest.mark.skipif(
+        not any(map(shutil.which, BROWSERS)) or not shutil.which("chromedriver"),
+        reason="no chromium with chromedriver on PATH (Debian: apt install chromium-driver)",
+    ),
 ]
 Spawn = Callable[..., subprocess.Popen[str]]
 PATIENCE = 120
@@ -49,12 +49,7 @@ class Browser:
                 assert server.poll() is None, server.communicate()[1]
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-        options_ = webdriver.ChromeOptions()
-        options_.binary_location = str(BROWSER)
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1400,1000"):
-            options_.add_argument(argument)
-        options_.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options_, service=Service(DRIVER))
+        self.driver = chromium(1400)
 
     def open(self, path: str) -> None:
         self.driver.get(self.address + path)
