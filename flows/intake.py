@@ -1,11 +1,10 @@
 """An ingest, told to OpenLineage: sources in, the home's events out."""
 
-from flows import lineage
+from flows import datasets, lineage
 from pipelines.ingest import ingest
 from pipelines.meter import Meter
 from pipelines.sources import Source
 from pipelines.sources.table import TableSource
-from schemas.events import EVENTS
 from schemas.records import IngestRecord
 from store.home import Home
 
@@ -19,5 +18,5 @@ def take_in(
         record, damaged = ingest(home, source, historical=historical, meter=meter)
         if len(names) == 1:
             told.reads = [lineage.Dataset(names[0], rows=record.read)]
-        told.writes = [lineage.table(home, "events", EVENTS, record.number, record.accepted + record.corrected)]
+        told.writes = [datasets.events(home, record.number, record.accepted + record.corrected)]
     return record, damaged

@@ -1,4 +1,4 @@
-"""Lineage: what an ingest or a refresh reads and writes, told to OpenLineage through its own client.
+"""Lineage: what a command that changes the home reads and writes, told to OpenLineage through its own client.
 
 Nothing is told unless that client is configured by its own means: ``OPENLINEAGE_URL``, ``OPENLINEAGE__TRANSPORT__…`` or an
 ``openlineage.yml``. Events carry names, schemas and counts, never a user. A server that is down costs a warning, not a night.
@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from flows.console import note
 from schemas.errors import ShardError, TapstateError
-from store.home import Home
 from store.provenance import code_version
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Dataset:
 
     Attributes:
         uri: a path or an object-store URI.
-        version: the ingest, version or bundle of it.
+        version: the ingest, version, bundle, model or receipt of it.
         rows: read or written by this run; None if not counted.
         size: bytes, likewise.
     """
@@ -92,11 +91,6 @@ def run(
         _tell(told, state, error)
         if told.teller and not within:
             told.teller.close()
-
-
-def table(home: Home, name: str, schema: pa.Schema, version: int, rows: int | None = None) -> Dataset:
-    """One of a home's tables."""
-    return Dataset(f"{home.objects.uri}/lance/{name}.lance", str(version), schema, rows)
 
 
 def _tell(told: Run, state: str, error: Exception | None = None) -> None:

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 
-from flows import lineage
+from flows import datasets, lineage
 from flows.console import Bars, note
 from flows.stages import stage, stage_task
 from pipelines.checks import complaint
@@ -19,16 +19,13 @@ from pipelines.refresh import Refresh
 from pipelines.report import write_report
 from schemas.config import EngineConfig
 from schemas.errors import CheckError, ConflictError
-from schemas.events import EVENTS
 from schemas.records import VersionRecord
 from schemas.report import Report
-from schemas.states import StateSpec
 from store.comparison import Comparison
 from store.home import Home
 from store.lease import lease
 from store.lines import CANDIDATE, Lines
 from store.reports import page, pages
-from store.states import States
 from store.versions import PRODUCTION, current, held, promote
 
 
@@ -91,8 +88,7 @@ def nightly(
 def _refresh(home: str, line: str | None, engine: Engine, night: lineage.Run, *, full: bool, bundle: bool) -> dict[str, Any]:
     began, started = time.monotonic(), datetime.now(UTC)
     place = Home(home)
-    events = lineage.table(place, "events", EVENTS, place.ingests.last())
-    with lineage.run("refresh", [events], within=night) as told, Bars() as meter:
+    with lineage.run("refresh", [datasets.events(place, place.ingests.last())], within=night) as told, Bars() as meter:
         refresh = Refresh(place, full=full, line=line, engine=engine, meter=meter)
         short = refresh.aggregator_hash[:12]
         with lease(place, f"refresh-{short}", f"a refresh of line {short}"):
@@ -110,28 +106,15 @@ def _refresh(home: str, line: str | None, engine: Engine, night: lineage.Run, *,
                 encoded = stage("encode", lambda: refresh.encode(plan))
                 shards = stage("update", lambda: refresh.update(folder, plan))
                 version = stage("commit", lambda: refresh.commit(folder, plan, encoded, shards, started))
-                told.reads = [lineage.table(place, "events", EVENTS, version.last_ingest, version.events_new)]
-                told.writes = [_states(place, version, refresh.aggregator.spec)]
+                told.reads = [datasets.events(place, version.last_ingest, version.events_new)]
+                told.writes = [datasets.states(place, version, refresh.aggregator.spec, version.users_changed)]
                 drift = {refresh.against: refresh.drift} if refresh.against and refresh.drift else {}
                 _aside(place, version, drift)
                 stage("check", lambda: _check(version, refresh.against))
                 promoted = stage("promote", lambda: _promote(place, version))
             if bundle and promoted and not shelved(place, version):
-                told.writes = [*told.writes, _bundle(*stage("bundle", lambda: publish(place, version, refresh.encoder, meter)))]
+                told.writes = [*told.writes, datasets.bundle(*stage("bundle", lambda: publish(place, version, refresh.encoder, meter)))]
     return _summary(version, began, fresh=planned is not None, promoted=promoted)
-
-
-def _states(home: Home, version: VersionRecord, spec: StateSpec) -> lineage.Dataset:
-    """What a refresh appended, for lineage."""
-    states = States(home, version.aggregator, spec)
-    return lineage.table(home, states.name, states.schema, version.number, version.users_changed)
-
-
-def _bundle(uri: str, manifest: Mapping[str, Any]) -> lineage.Dataset:
-    """The bundle that was published, for lineage."""
-    shelf, _, name = uri.rpartition("/")
-    users = sum(file["users"] for file in manifest["states"]["files"])
-    return lineage.Dataset(shelf, name, rows=users, size=sum(file["bytes"] for file in manifest["files"].values()))
 
 
 def _engine(home: Home, name: str | None, runner: str | None, options: list[str] | None) -> Engine:

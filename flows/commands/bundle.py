@@ -32,16 +32,20 @@ def bundle(
     """Write a version's bundle and let CURRENT name it."""
     if context.invoked_subcommand:
         return
+    from flows import datasets, lineage
     from pipelines.encoder import KnownEncoder
     from pipelines.publish import publish
     from store.lines import Lines
+    from store.models import Models
     from store.versions import resolve
 
     home = open_home()
     record = resolve(home, version)
-    with Bars() as meter:
+    read = datasets.states(home, record, Models(home).spec(record.aggregator))
+    with lineage.run("bundle", [read]) as told, Bars() as meter:
         encoder = KnownEncoder(home, Lines(home).encoder(record.aggregator))
         uri, manifest = publish(home, record, encoder, meter, precision=states, delta=delta, head=head or None)
+        told.writes = [datasets.bundle(uri, manifest)]
     written = sum(manifest["files"][file["name"]]["bytes"] for file in manifest["states"]["files"])
     users = sum(file["users"] for file in manifest["states"]["files"])
     emit(

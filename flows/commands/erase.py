@@ -23,6 +23,7 @@ def erase(
     output: OutputOption = Output.table,
 ) -> None:
     """Remove users physically from every table, version, bundle, index and log, prove it, and keep them out of later ingests."""
+    from flows import datasets, lineage
     from flows.prefect_home import place
     from store.pseudonyms import Pseudonyms, shown
 
@@ -48,7 +49,9 @@ def erase(
     with Bars() as meter:
         erasure = Erasure(home, people, events, journals=(place(home),), meter=meter)
         if yes:
-            receipt = erasure.erase(reason)
+            with lineage.run("erase") as told:
+                receipt = erasure.erase(reason)
+                told.writes = datasets.erased(home, receipt)
     if not yes:
         found, left = erasure.survey(), erasure.cannot_undo()
         if output is Output.json:

@@ -25,6 +25,7 @@ def train(
 
     Beside a trained line in production it becomes the candidate, refreshed every night too, until one of its versions is promoted.
     """
+    from flows import datasets, lineage
     from pipelines.fit import fit
 
     home = open_home()
@@ -37,7 +38,8 @@ def train(
         config = config.model_copy(update={"seed": seed})
     if steps is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
-    with Bars() as meter:
+    with lineage.run("train", [datasets.events(home, home.ingests.last())]) as told, Bars() as meter:
         fitted = fit(home, config, head_only=head_only, meter=meter)
+        told.writes = datasets.models(home, *([] if head_only else [fitted.aggregator]), fitted.head)
     result: dict[str, Any] = {"aggregator": fitted.aggregator, "head": fitted.head, "llm": fitted.llm, **fitted.metrics}
     emit(result, output, title="held-out slice: loss and exact answers with the right user's prefix, the default one, another user's")

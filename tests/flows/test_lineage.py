@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from posts import posts
 
 from flows import lineage
 from flows.intake import take_in
+from pipelines.ingest import ingest
+from pipelines.sources.synthetic import SyntheticSource
 from pipelines.sources.table import TableSource
+from schemas.config import TrainConfig
 from schemas.errors import InputError, ShardError, TapstateError
+from schemas.records import VersionRecord
 from store.home import Home
 
 USER = "alice-of-the-events"
@@ -69,6 +73,54 @@ def test_an_ingest_is_told(home: Home, rows: Path, server: tuple[str, list[Any]]
     assert USER not in json.dumps(told)
     # The client would name the repository that the process stands in as the job's source.
     assert "sourceCodeLocation" not in complete["job"]["facets"]
+
+
+@pytest.mark.slow
+def test_training_bundles_and_erasures_are_told(
+    new_home: Callable[..., Home],
+    night: Callable[..., VersionRecord],
+    tapstate: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = new_home(train=TrainConfig(steps=2, evaluate_every=2, llm_steps=2, prefix_length=1, history=8, batch_size=4))
+    ingest(home, SyntheticSource(users=60, first_day=0, last_day=12, days=14, daily=1.0, seed=5), historical=True)
+    log = tmp_path / "lineage.jsonl"
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT", json.dumps({"type": "file", "log_file_path": str(log), "append": True}))
+
+    def run(*command: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the command printed, and the last event that it told."""
+        log.unlink(missing_ok=True)
+        code, out, err = tapstate("--home", home.uri, *command, "--output", "json")
+        assert code == 0, err
+        told = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [(event["job"]["name"], event["eventType"]) for event in told] == [(command[0], "START"), (command[0], "COMPLETE")]
+        return json.loads(out), told[1]
+
+    made, told = run("train")
+    assert told["inputs"][0]["name"] == f"{home.uri}/lance/events.lance"
+    assert [item["name"] for item in told["outputs"]] == [f"{home.uri}/models/{made[part]}" for part in ("aggregator", "head")]
+    assert all(Path(item["name"]).is_dir() for item in told["outputs"])
+
+    version = night(home)
+    made, told = run("bundle")
+    (read,), (written,) = told["inputs"], told["outputs"]
+    assert Path(read["name"]).is_dir()
+    assert read["facets"]["version"]["datasetVersion"] == str(version.number)
+    assert f"{written['name']}/{written['facets']['version']['datasetVersion']}" == made["bundle"]
+    assert written["outputFacets"]["outputStatistics"]["rowCount"] == version.users
+
+    log.unlink()
+    user = "user-0000003"
+    assert tapstate("--home", home.uri, "erase", user)[0] == 0
+    assert not log.exists(), "a dry run is no run"
+    made, told = run("erase", user, "--yes")
+    *tables, receipt = told["outputs"]
+    names = {Path(item["name"]).name for item in tables}
+    assert {"events.lance", Path(read["name"]).name} <= names
+    assert all(Path(item["name"]).is_dir() for item in tables)
+    assert (receipt["name"], receipt["facets"]["version"]["datasetVersion"]) == (f"{home.uri}/receipts", "1")
+    assert user not in log.read_text()
 
 
 def test_a_failure_is_told_without_its_data(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
