@@ -94,7 +94,13 @@ def average(
     total = torch.stack(sums, 1)
     if len(first) > len(starts):
         of_user = np.searchsorted(first, starts)
-        total = torch.from_numpy(np.add.reduceat(total.numpy().astype(np.float64), of_user).astype(np.float32))
+        count = np.diff(of_user, append=len(first))
+        # Most users of a night have one, which is their sum already.
+        several = count > 1
+        parts = total.numpy()[np.repeat(several, count)].astype(np.float64)
+        total = total[torch.from_numpy(of_user)]
+        whole = np.add.reduceat(parts, np.cumsum(count[several]) - count[several])
+        total[torch.from_numpy(several)] = torch.from_numpy(whole.astype(np.float32))
     return total, torch.from_numpy(peak + np.log(norm)), torch.from_numpy(t_ref)
 
 

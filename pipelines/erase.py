@@ -35,7 +35,7 @@ from store.purge import purge
 from store.reports import FOLDER, pages
 from store.scratch import sweep
 from store.scrub import Scrub
-from store.states import States
+from store.states import States, newest
 from store.withdrawal import Withdrawal
 
 #: Turns of removal and proof: a writer that was under way may leave a file between them.
@@ -218,7 +218,7 @@ class Erasure:
             if owners and states.name in instead:
                 before = rows.filter(pl.col("user_id").is_in(list(owners)))
                 table = instead[states.name].filter(pc.field("run").isin(pa.array(version.runs, pa.int64())))
-                after = to_polars(states.latest(table, version.runs).select(["user_id", "event_count"])).filter(pl.col("event_count") > 0)
+                after = to_polars(newest(version.runs).of(table).select(["user_id", "event_count"])).filter(pl.col("event_count") > 0)
                 after = after.filter(pl.col("user_id").is_in(list(owners)))
                 people += len(before) - len(after)
                 events += int(before["event_count"].sum()) - int(after["event_count"].sum())

@@ -15,6 +15,7 @@ from pyarrow.compute import Expression
 from schemas.keys import user_key
 from schemas.states import STATE_KEYS, StateSpec
 from store.home import Home
+from store.tables import Pick
 
 #: With an index that lacks some rows, as it does after every night, Lance reads those rows whole before it filters them: 3 s for one
 #: user of a million, where a pass over the keys takes 0.1 s.
@@ -76,15 +77,14 @@ class States:
         needed = list(dict.fromkeys([*wanted, "user_id", "user_key", "run", "event_count"]))
         if keys is not None:
             among = {"user_key": np.asarray(keys), "run": np.asarray(runs, np.int64)}
-            table = self.home.tables.find(self.name, self.schema, needed, among, **PASS)
+            latest = self.home.tables.find(self.name, self.schema, needed, among, newest(runs), **PASS)
         else:
             filter: Expression = pc.field("run").isin(pa.array(runs, pa.int64()))
             if low is not None:
                 filter = filter & (pc.field("user_key") >= low)
             if high is not None:
                 filter = filter & (pc.field("user_key") <= high)
-            table = self.home.tables.read(self.name, self.schema, needed, filter=filter, **PASS)
-        latest = self.latest(table, runs)
+            latest = newest(runs).of(self.home.tables.read(self.name, self.schema, needed, filter=filter, **PASS))
         # Filtering copies the rows, list by list; most often there is nothing to drop.
         if not gone and not pc.all(pc.greater(latest.column("event_count"), 0)).as_py():
             latest = latest.filter(pc.field("event_count") > 0)
@@ -107,17 +107,21 @@ class States:
         table = self.read(runs, keys=np.array([user_key(user_id)], np.int64))
         return table.filter(pc.field("user_id") == user_id)
 
-    @staticmethod
-    def latest(table: pa.Table, runs: Sequence[int]) -> pa.Table:
-        """Each user's row of the latest run, sorted by (user_key, user_id)."""
-        if not table.num_rows:
-            return table
+
+def newest(runs: Sequence[int]) -> Pick:
+    """Each user's row of the latest of ``runs`` (oldest first), sorted by (user_key, user_id)."""
+
+    def choose(table: pa.Table) -> npt.NDArray[np.int64]:
         age = pc.index_in(table.column("run"), value_set=pa.array(list(reversed(runs)), pa.int64()))
+        users = table.column("user_id")
         order = pc.sort_indices(
-            pa.table({"user_key": table.column("user_key"), "user_id": table.column("user_id"), "age": age}),
+            pa.table({"user_key": table.column("user_key"), "user_id": users, "age": age}),
             sort_keys=[("user_key", "ascending"), ("user_id", "ascending"), ("age", "ascending")],
-        ).to_numpy()
-        users = table.column("user_id").take(pa.array(order))
+        )
+        users = users.take(order)
         first = np.ones(len(order), bool)
         first[1:] = pc.not_equal(users[1:], users[:-1]).to_numpy()
-        return table.take(pa.array(order[first]))
+        chosen: npt.NDArray[np.int64] = order.to_numpy()[first].astype(np.int64)
+        return chosen
+
+    return Pick(("user_key", "user_id", "run"), choose)

@@ -7,6 +7,7 @@ LanceDB is the catalogue and what readers open; pylance writes, since it alone t
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 from operator import and_
@@ -54,6 +55,24 @@ UNREACHED = (
 
 def _unguarded() -> None:
     """Whoever writes holds no lease."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A choice of rows by a few of their columns.
+
+    Attributes:
+        columns: those that it looks at.
+        choose: which rows, and in which order, of a table that has them.
+    """
+
+    columns: Sequence[str]
+    choose: Callable[[pa.Table], npt.NDArray[np.int64]]
+
+    def of(self, table: pa.Table) -> pa.Table:
+        """The chosen rows; the table itself where that is all of them as they are, since wide rows are slow to copy."""
+        rows = self.choose(table)
+        return table if len(rows) == table.num_rows and (np.diff(rows) == 1).all() else table.take(pa.array(rows))
 
 
 class Tables:
@@ -247,24 +266,36 @@ class Tables:
         raise AssertionError
 
     def find(
-        self, name: str, schema: pa.Schema, columns: Sequence[str], among: Mapping[str, npt.NDArray[np.int64]], **options: Any
+        self,
+        name: str,
+        schema: pa.Schema,
+        columns: Sequence[str],
+        among: Mapping[str, npt.NDArray[np.int64]],
+        pick: "Pick | None" = None,
+        **options: Any,
     ) -> pa.Table:
         """The rows whose int64 columns are among the given values, all of them; an empty table if the table is not there.
 
         A few values are asked for by filter, which an index may serve. Many would make it visit every page anyway: one pass over the
         columns alone tells which rows to take, eight bytes a row and column, however wide the rows are.
 
+        Args:
+            pick: chooses among them, and their order, before the other columns are read.
+
         Raises:
             CorruptError: a file is gone or holds something else.
         """
         kept = pa.schema([schema.field(column) for column in columns])
-        if min(map(len, among.values())) <= FEW:
+        if max(map(len, among.values())) <= FEW:
             filter = reduce(and_, (pc.field(column).isin(pa.array(values)) for column, values in among.items()))
-            return self.read(name, schema, columns, filter=filter, **options)
+            found = self.read(name, schema, columns, filter=filter, **options)
+            return pick.of(found) if pick else found
         dataset = self.open(name)
         while dataset is not None:
             try:
                 rows = _places(dataset, among)
+                if pick and len(rows):
+                    rows = rows[pick.choose(dataset.take(rows, columns=list(pick.columns)))]
                 return dataset.take(rows, columns=list(columns)).cast(kept) if len(rows) else kept.empty_table()
             except LANCE_ERRORS as error:
                 # Places are of one version of the table; those of the newest one are looked for anew.

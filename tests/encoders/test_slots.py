@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from encoders.slots import NEVER, Slots, gather, merge
+from encoders.slots import BAG, NEVER, Slots, average, gather, merge
 
 DAY = 86_400
 NOW = 1_760_000_000
@@ -213,3 +213,22 @@ def test_gradients_are_finite_beside_users_without_events() -> None:
 def test_mass_grows_with_every_event_of_the_same_moment() -> None:
     masses = [float(gathered([(0, 0, 1)] * n).mass[0, 0]) for n in (1, 2, 3, 4)]
     assert [b - a for a, b in pairwise(masses)] == pytest.approx([math.log(2), math.log(3 / 2), math.log(4 / 3)])
+
+
+@pytest.mark.parametrize("lengths", [[1, BAG, 2], [BAG + 1, 1, 3 * BAG, BAG, 5 * BAG + 7, 2], [4 * BAG]])
+def test_averages_of_sorted_events_are_what_gather_gives(lengths: list[int]) -> None:
+    """Users of one bag and of several beside each other."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    ts = NOW - np.sort(rng.integers(0, 400 * DAY, len(user)))[::-1]
+    ts = ts[np.lexsort((ts, user))]
+    score, hidden = (torch.from_numpy(rng.standard_normal((len(user), width)).astype(np.float32)) for width in (K, 5))
+    starts = np.cumsum(lengths) - lengths
+    found = average(starts, score, hidden, ts, DECAY)
+    wanted = gather(
+        torch.from_numpy(user), len(lengths), score, hidden.double()[:, None].expand(-1, K, -1), torch.from_numpy(ts.copy()), DECAY
+    )
+    assert found[0].dtype == torch.float32
+    torch.testing.assert_close(found[0].double(), wanted.total, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1], wanted.mass)
+    assert torch.equal(found[2], wanted.t_ref)
