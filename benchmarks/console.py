@@ -175,7 +175,7 @@ def run(
         screens.mkdir(parents=True, exist_ok=True)
     versions = told(home, "versions")
     number = next(v["version"] for v in versions if "production" in v["aliases"])
-    report = told(home, "report", str(number))
+    report, past = told(home, "report", str(number)), told(home, "history", user)
     figures, pages = Comparison(), Pages(home, screens)
     try:
         tables = pages.open("versions", "/", "newest first; retired")
@@ -201,7 +201,7 @@ def run(
         tables = pages.open("user", f"/user?id={user}", "Nearest users")
         history = next(t for t in tables if "shift" in t[0])
         names = {"version": "version", "events": "events", "shift": "shift", "norm": "norm"}
-        figures.rows("user", history, told(home, "history", user), "version", names)
+        figures.rows("user", history, past, "version", names)
         before = pages.peak()
         tables = pages.press("nearest", "Find them", "cosine")
         after = pages.peak()

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from schemas.report import Drift, Night, Report, Sample, Spread, StateMap
@@ -118,11 +118,11 @@ def _nights(nights: Sequence[Night]) -> str:
                 place.yaxis.set_major_locator(MaxNLocator(nbins=5))
                 place.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}"))
             # A first load must not make all nights after it look alike.
-            usual = 2 * float(np.median(values))
+            usual, short = 2 * float(np.median(values)), EngFormatter(places=0, sep="")
             if 0 < 5 * usual < values.max():
                 place.set_ylim(0, 1.15 * usual)
                 for high in np.flatnonzero(values > 1.15 * usual):
-                    place.text(high + 0.5, 1.15 * usual, f"↑ {values[high]:,.0f}", va="top", fontsize=7)
+                    place.text(high + 0.5, 1.15 * usual, f"↑ {short(values[high])}", va="top", fontsize=7)
 
     return _svg(2.0, len(figures), draw)
 
