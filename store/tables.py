@@ -23,6 +23,7 @@ from pyarrow.compute import Expression
 
 from schemas.errors import ConflictError, CorruptError, HomeError, TapstateError
 from store.conflicts import missing, replaced, rival
+from store.frames import to_polars
 from store.objects import Objects
 
 if TYPE_CHECKING:
@@ -343,12 +344,25 @@ def _places(dataset: lance.LanceDataset, among: Mapping[str, npt.NDArray[np.int6
     """Which rows of a dataset have all their values among the given ones."""
     sets = {column: pl.Series(values, dtype=pl.Int64).implode() for column, values in among.items()}
     found, at = [np.zeros(0, np.int64)], 0
-    for batch in dataset.scanner(columns=list(among), batch_size=PASS_ROWS).to_batches():
-        frame = pl.DataFrame({column: pl.Series(batch.column(column)) for column in among})
+    for batches in _grouped(dataset.scanner(columns=list(among), batch_size=PASS_ROWS).to_batches(), PASS_ROWS):
+        frame = to_polars(pa.Table.from_batches(batches))
         hits = frame.select(pl.all_horizontal(pl.col(column).is_in(values) for column, values in sets.items())).to_series()
         found.append(hits.arg_true().to_numpy().astype(np.int64) + at)
         at += len(frame)
     return np.concatenate(found)
+
+
+def _grouped(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
+    """Batches of at least ``rows`` rows together, the last ones perhaps fewer: a fragment gives a batch, however small it is."""
+    group, held = list[pa.RecordBatch](), 0
+    for batch in batches:
+        group.append(batch)
+        held += batch.num_rows
+        if held >= rows:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
 
 
 def _short(error: BaseException) -> str:
