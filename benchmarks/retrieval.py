@@ -22,7 +22,8 @@ def bm25(items: list[str], query: str, k: float = 1.5, b: float = 0.75) -> Ints:
     counts = [Counter(w) for w in words]
     mean = max(1.0, float(np.mean([len(w) for w in words] or [1])))
     score = np.zeros(len(items))
-    for word in set(re.findall(r"[a-z0-9]+", query.lower())):
+    # In the query's order: sums in the order of a set differ in their last bit from process to process, and so did ties.
+    for word in dict.fromkeys(re.findall(r"[a-z0-9]+", query.lower())):
         holds = np.array([c[word] for c in counts], np.float64)
         rare = np.log(1 + (len(items) - (holds > 0).sum() + 0.5) / ((holds > 0).sum() + 0.5))
         score += rare * holds * (k + 1) / (holds + k * (1 - b + b * np.array([len(w) for w in words]) / mean))
