@@ -31,7 +31,8 @@ from flows.commands import (
 )
 from flows.completion import ASKED, answer
 from flows.console import EXIT_CODES, stderr
-from schemas.errors import TapstateError
+from flows.finding import EVERYTHING
+from schemas.errors import ConfigError, TapstateError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,6 +101,11 @@ def main() -> None:
     except TapstateError as error:
         stderr.print(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        # Who only reads versions and bundles need not install what makes them.
+        lacking = ConfigError(f"this needs {error.name}, which is not installed", mend=EVERYTHING)
+        stderr.print(f"[bold red]ConfigError:[/] {escape(str(lacking))}", highlight=False, soft_wrap=True)
+        sys.exit(lacking.exit_code)
 
 
 if __name__ == "__main__":

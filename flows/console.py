@@ -1,9 +1,11 @@
 """What people see: tables and JSON on standard output, progress and everything else on standard error."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Annotated, Any
@@ -16,7 +18,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
+#: Columns of a table that goes into a pipe or a file, where nothing has to fit.
+PIPED = 10_000
 stdout, stderr = Console(), Console(stderr=True)
+if not stdout.is_terminal and "COLUMNS" not in os.environ:
+    stdout.width = PIPED
 #: What a command's exit code says.
 EXIT_CODES = {
     0: "done",
@@ -26,8 +32,8 @@ EXIT_CODES = {
     4: "another writer was first",
     5: "a check failed",
 }
-#: Letters of a word that is not folded.
-SHORT = 16
+#: Letters of a word that is not folded, and of a column of longer ones at least.
+SHORT, FOLDED = 16, 8
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)?")
 
@@ -43,31 +49,57 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Print a ta
 
 
 def emit(data: Any, output: Output, *, title: str = "") -> None:
-    """Print a result: an object as one row a key, a list of objects as one row each."""
+    """Print a result: an object as one row a key, a list of objects as one row each, or one after the other where a row would not fit."""
     if output is Output.json:
         print(json.dumps(data, default=str))
         return
     if title:
         stdout.print(title)
-    table = Table(show_header=not isinstance(data, Mapping), box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     if isinstance(data, Mapping):
-        table.add_column("")
-        table.add_column("", overflow="fold")
-        for key, value in data.items():
-            table.add_row(str(key), _cell(value))
+        stdout.print(_object(data))
+    elif not data:
+        note("no rows")
+    elif (table := _rows(data)) is not None:
+        stdout.print(table)
     else:
-        rows: Sequence[Mapping[str, Any]] = data
-        cells = [[_cell(value) for value in row.values()] for row in rows]
-        for place, key in enumerate(rows[0] if rows else ()):
-            # Short words stay whole; what is long is folded, not cut.
-            longest = max(len(word) for row in cells for word in (str(key), *row[place].split()))
-            numeric = isinstance(rows[0][key], int | float)
-            table.add_column(
-                str(key), justify="right" if numeric else "left", overflow="fold", min_width=longest if longest <= SHORT else None
-            )
-        for row in cells:
-            table.add_row(*row)
-    stdout.print(table)
+        for row in data:
+            stdout.print(_object(row))
+
+
+def _table(*, header: bool) -> Table:
+    return Table(show_header=header, box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+
+
+def _object(data: Mapping[str, Any]) -> Table:
+    table = _table(header=False)
+    table.add_column("")
+    table.add_column("", overflow="fold")
+    for key, value in data.items():
+        table.add_row(str(key), _cell(value))
+    return table
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """None if the columns do not fit beside each other: they would be left out without a word."""
+    table, narrowest = _table(header=True), 0
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    for place, key in enumerate(rows[0]):
+        # Short words stay whole; what is long is folded, not cut.
+        column = [str(key), *(row[place] for row in cells)]
+        longest = max(len(word) for cell in column for word in cell.split() or [""])
+        least = longest if longest <= SHORT else FOLDED
+        numeric = all(isinstance(row[key], int | float | None) for row in rows) and any(row[key] is not None for row in rows)
+        table.add_column(
+            str(key),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=least,
+            no_wrap=longest <= SHORT and not any(" " in cell or "\n" in cell for cell in column),
+        )
+        narrowest += least + 2
+    for row in cells:
+        table.add_row(*row)
+    return table if narrowest <= stdout.width else None
 
 
 def _cell(value: Any) -> str:
@@ -81,6 +113,8 @@ def _cell(value: Any) -> str:
         return "\n".join(f"{key}: {_cell(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_cell(item) for item in value)
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
     text = str(value)
     # A hash's beginning tells it apart, and a minute is near enough, where a row has to fit a terminal; JSON has both in full.
     if _HASH.fullmatch(text):

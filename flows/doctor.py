@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 
 from flows import rounds
-from flows.finding import Finding
+from flows.finding import EVERYTHING, Finding
 from schemas.errors import TapstateError
 from store.home import Home
-from store.lease import RENEWALS, TERM, dead, living, unique
+from store.lease import dead, living, unique
 from store.sweep import dead_plans, pending
 
-#: A clock that is further ahead is wrong, a lease that was renewed for longer is stuck.
+#: A clock that is further ahead is wrong, a lease that was held for longer is stuck.
 AHEAD, STUCK = timedelta(minutes=5), timedelta(hours=12)
 #: Free share of the disk, and packages that must not be there together.
 FREE = 0.1
@@ -27,9 +27,11 @@ def examine(home: Home) -> list[Finding]:
     found: list[Finding] = []
     for check in CHECKS:
         try:
-            found += check(home)
+            found += list(check(home)) or [Finding(check.__name__, "ok", "nothing stands out")]
         except TapstateError as error:
             found.append(Finding(check.__name__, "fail", f"{error.what} ({error.where})", error.mend))
+        except ModuleNotFoundError as error:
+            found.append(Finding(check.__name__, "warn", f"cannot be looked at: {error.name} is not installed", EVERYTHING))
     return found
 
 
@@ -153,7 +155,7 @@ def clock(home: Home) -> Iterator[Finding]:
 def leases(home: Home) -> Iterator[Finding]:
     """Who works on the home now, and whether they live. Leases only spare wasted work; nothing's correctness hangs on one.
 
-    See: what each is doing, who and which process; a holder that is dead, or one that renewed its lease for more than twelve hours.
+    See: what each is doing, who and which process; a holder that is dead, or one that has held its lease for more than twelve hours.
 
     Mend: a dead one is taken over by the next, or removed by ``tapstate maintain --yes``. One that stands still: look at that process
     there, and end it if it does nothing; whoever comes next takes the work up.
@@ -161,10 +163,10 @@ def leases(home: Home) -> Iterator[Finding]:
     for name in dead(home):
         yield Finding("leases", "warn", f"{name}: its holder is dead; the next one takes it over", "tapstate maintain --yes")
     for name, record in living(home).items():
-        since = record.number * TERM / RENEWALS
-        what = f"{name}: {record.work}, {record.created_by}, process {record.pid}, until {record.expires_at:%H:%M:%S} UTC"
-        if since > STUCK:
-            yield Finding("leases", "warn", f"{what}, renewed for {since}", f"kill {record.pid}, there, if it does not move")
+        since = record.taken_at or record.created_at
+        what = f"{name}: {record.work}, {record.created_by}, process {record.pid}, since {since:%Y-%m-%d %H:%M} UTC"
+        if datetime.now(UTC) - since > STUCK:
+            yield Finding("leases", "warn", what, f"kill {record.pid}, there, if it does not move")
         else:
             yield Finding("leases", "ok", what)
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["ok", "warn", "fail"]
+#: Mends that a package is not there which only what makes versions needs.
+EVERYTHING = "pip install 'tapstate[pipeline]'"
 
 
 @dataclass(frozen=True)

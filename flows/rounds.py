@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from statistics import median
 
 import polars as pl
 
 from flows.finding import Finding
 from pipelines.checks import complaint
+from schemas.records import IngestRecord
 from store.bundle import BundleShelf
 from store.events import EventLog
 from store.home import Home
@@ -19,8 +19,8 @@ from store.versions import PRODUCTION, current, newest
 STALE = timedelta(hours=36)
 #: An ingest with less than this share of the usual events, with more than this share of rejects, or of one user's events, stands out.
 FEW, REJECTED, ONE_USER = 0.5, 0.1, 0.2
-#: Ingests that say what is usual, and events below which none stands out.
-USUAL, SOME = 14, 100
+#: Ingests that say what is usual, at most and at least, and events below which none stands out.
+USUAL, ENOUGH, SOME = 14, 3, 100
 
 
 def nights(home: Home) -> Iterator[Finding]:
@@ -120,21 +120,21 @@ def encoder(home: Home) -> Iterator[Finding]:
 
 
 def ingests(home: Home) -> Iterator[Finding]:
-    """Whether the newest ingest is like the fourteen before it: not less than half of their median, not more than a tenth rejected.
+    """Whether the newest ingest is like the fourteen before it: not less than half of the smallest, not more than a tenth rejected. The
+    first ingest, which brings the past, does not count, and two are too few to tell what is usual.
 
-    See: how many events it took and how many are usual, or how many rows were rejected.
+    See: how many events came, new ones or not, and how many came at least before; or how many rows were rejected.
 
     Mend: look for files that did not come and ingest them; files that are there already add nothing. Of rejects, ``tapstate sql "SELECT
     reason, count(*) FROM rejects GROUP BY reason"`` tells the reasons: usually a column that was renamed, to be mapped with ``--map``.
     """
-    records = list(home.ingests.range(max(0, home.ingests.last() - USUAL), home.ingests.last()))
+    records = list(home.ingests.range(max(0, home.ingests.last() - USUAL - 1), home.ingests.last()))
     if not records:
         return
-    last, before = records[-1], [record.accepted for record in records[:-1]]
-    usual = median(before) if before else 0
+    last, before = records[-1], [_came(record) for record in records[:-1] if record.number > 1]
     where = _named(home)
-    if usual >= SOME and last.accepted < FEW * usual:
-        what = f"{where} took {last.accepted:,} events, the {len(before)} before {usual:,.0f} at the median"
+    if len(before) >= ENOUGH and min(before) >= SOME and _came(last) < FEW * min(before):
+        what = f"{where} brought {_came(last):,} events, none of the {len(before)} before fewer than {min(before):,}"
         yield Finding("ingests", "warn", what, "look for missing files and ingest them; what is there already counts as duplicate")
     if last.read >= SOME and last.rejected > REJECTED * last.read:
         what = f"{where} rejected {last.rejected:,} of {last.read:,} rows"
@@ -158,6 +158,11 @@ def users(home: Home) -> Iterator[Finding]:
         what = f"{_named(home)}: {Pseudonyms(home).name(user)} has {most:,} of {total:,} events"
         mend = 'tapstate sql "SELECT user_id, count(*) AS n FROM events GROUP BY user_id ORDER BY n DESC LIMIT 5"'
         yield Finding("users", "warn", what, mend)
+
+
+def _came(record: IngestRecord) -> int:
+    """Events that an ingest read, new to the home or not."""
+    return record.accepted + record.duplicate + record.corrected
 
 
 def _named(home: Home) -> str:

@@ -118,13 +118,20 @@ def _nights(nights: Sequence[Night]) -> str:
                 place.yaxis.set_major_locator(MaxNLocator(nbins=5))
                 place.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}"))
             # A first load must not make all nights after it look alike.
-            usual, short = 2 * float(np.median(values)), EngFormatter(places=0, sep="")
+            usual = 2 * float(np.median(values))
             if 0 < 5 * usual < values.max():
                 place.set_ylim(0, 1.15 * usual)
                 for high in np.flatnonzero(values > 1.15 * usual):
-                    place.text(high + 0.5, 1.15 * usual, f"↑ {short(values[high])}", va="top", fontsize=7)
+                    place.text(high + 0.5, 1.15 * usual, f"↑ {brief(values[high])}", va="top", fontsize=7)
 
     return _svg(2.0, len(figures), draw)
+
+
+def brief(value: float) -> str:
+    """A figure of three digits that fits above a bar: 0.62, 1,500, 20.2M."""
+    if abs(value) < 10_000:
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return EngFormatter(sep="")(float(f"{value:.3g}"))
 
 
 def _map(found: StateMap) -> str:

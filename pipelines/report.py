@@ -103,7 +103,7 @@ def shown(value: Any, how: str) -> str:
     if how == "percent":
         return f"{value:.1%}"
     if how == "seconds":
-        return f"{value / 60:,.1f} min" if value >= 120 else f"{value:,.1f} s"
+        return f"{value / 60:,.1f} min" if value >= 120 else f"{value:,.1f} s" if value >= 10 else f"{value:.3g} s"
     if isinstance(value, int):
         return f"{value:,}"
     # Thousands are told in full, the rest by four digits.

@@ -105,7 +105,7 @@ class EngineConfig(Section):
 class CheckConfig(Section):
     """Lines that a new version must not cross to be promoted."""
 
-    min_coverage: float = Field(0.95, ge=0, le=1, description="users kept, as a share of the parent's")
+    min_coverage: float = Field(0.95, ge=0, le=1, description="users with events, over the parent's")
     max_bad_states: float = Field(0.0, ge=0, le=1, description="share of changed states with NaN or infinity")
     max_zero_states: float = Field(0.0, ge=0, le=1, description="share of changed users with events whose vector is zero")
     max_norm_ratio: float = Field(20.0, gt=0, description="largest state norm over the median of the changed users' states")

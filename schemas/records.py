@@ -216,7 +216,11 @@ class RetiredRecord(NumberedRecord):
 
 
 class LeaseRecord(NumberedRecord):
-    """``leases/<name>/<n>.json``: who works on what, until when. A renewal and a takeover are the next number."""
+    """``leases/<name>/<n>.json``: who works on what, until when. A renewal and a takeover are the next number.
+
+    Attributes:
+        taken_at: when its holder took it; None of leases from before that was kept.
+    """
 
     token: str
     work: str
@@ -224,6 +228,7 @@ class LeaseRecord(NumberedRecord):
     pid: int
     started: str = Field(description="when that process started, in its system's own words; process ids are used again")
     expires_at: datetime
+    taken_at: datetime | None = None
 
 
 class Shard(BaseModel):

@@ -38,7 +38,7 @@ class Lease:
     def __init__(self, home: Home, name: str, work: str) -> None:
         self.home, self.name, self.work = home, name, work
         self._token = secrets.token_hex(8)
-        self._number = 0
+        self._number, self._taken = 0, datetime.now(UTC)
         # A renewal is one step to whoever asks in between.
         self._lock = threading.RLock()
 
@@ -52,12 +52,12 @@ class Lease:
             held = last(self.home, self.name)
             if held and alive(held):
                 raise ConflictError(
-                    f"{held.work} is under way: {held.created_by}, process {held.pid}, since or renewed "
-                    f"{held.created_at:%Y-%m-%d %H:%M:%S} UTC, holds it until {held.expires_at:%H:%M:%S} UTC or later",
+                    f"{held.work} is under way: {held.created_by}, process {held.pid}, since "
+                    f"{held.taken_at or held.created_at:%Y-%m-%d %H:%M:%S} UTC, holds it until {held.expires_at:%H:%M:%S} UTC or later",
                     where=f"{self.home.uri}, lease {self.name}",
                     mend="wait for it to end; a holder that died is taken over when its time is over",
                 )
-            number = held.number + 1 if held else 1
+            number, self._taken = held.number + 1 if held else 1, datetime.now(UTC)
             if self._write(number):
                 self._number = number
                 if held:
@@ -109,6 +109,7 @@ class Lease:
                 "pid": os.getpid(),
                 "started": started,
                 "expires_at": now + TERM,
+                "taken_at": self._taken,
             }
         )
         return Ledger(self.home.objects, f"{FOLDER}/{self.name}", LeaseRecord).append(number, record)

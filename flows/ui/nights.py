@@ -52,6 +52,7 @@ def _running(home: Home) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             "state": "running" if name in alive else "holder is dead",
             "by": record.created_by,
             "process": str(record.pid),
+            "since (UTC)": f"{record.taken_at or record.created_at:%Y-%m-%d %H:%M:%S}",
             "renewed (UTC)": f"{record.created_at:%Y-%m-%d %H:%M:%S}",
             "until (UTC)": f"{record.expires_at:%Y-%m-%d %H:%M:%S}",
         }

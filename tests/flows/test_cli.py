@@ -255,3 +255,23 @@ def test_questions_to_the_tables(
     code, out, err = tapstate(*at, "export", str(tmp_path / "events.csv"))
     assert code == 1
     assert "only Parquet" in err
+
+
+def test_a_pipe_gets_whole_rows(shown_home: Home, spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    process = spawn("-m", "flows.cli", "--home", shown_home.uri, "sql", "SELECT * FROM events ORDER BY ts LIMIT 3")
+    out, _ = process.communicate(timeout=120)
+    rows = [line for line in out.splitlines() if "alice" in line or "gone" in line or "script" in line]
+    assert len(rows) == 3
+    assert "value" in out
+
+
+def test_a_package_that_is_not_installed_is_named(home: Home, spawn: Spawn) -> None:
+    """As where only what reads versions is installed."""
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['tapstate', 'train']; from flows.cli import main; main()"
+    process = spawn("-c", code, TAPSTATE_HOME=home.uri)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "this needs torch, which is not installed" in err
+    assert "mend: pip install" in err
+    assert "Traceback" not in err

@@ -1,8 +1,9 @@
 """Prepared faults: the doctor names each, with its mending command; a sound home has none."""
 
 import json
+import sys
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,18 @@ def test_half_of_the_events_are_missing(home: Home, put: Any) -> None:
         put(home, rows(120, first=day * 120), name=f"{day}.jsonl")
     assert "ingests" not in bad(home)
     put(home, rows(50, first=900), name="half.jsonl")
-    assert "took 50 events, the 4 before 120" in bad(home)["ingests"].found
+    assert "brought 50 events, none of the 3 before fewer than 120" in bad(home)["ingests"].found
+    # What is there already came too, and the next usual night is none of a few.
+    put(home, rows(120, first=360), name="again.jsonl")
+    assert "ingests" not in bad(home)
+
+
+def test_a_first_load_says_nothing_of_what_is_usual(home: Home, put: Any) -> None:
+    """Nor do a large source and a small one that come in turns."""
+    put(home, rows(900), name="past.jsonl")
+    for day in range(6):
+        put(home, rows((120, 300)[day % 2], first=1_000 + day * 300), name=f"{day}.jsonl")
+        assert "ingests" not in bad(home)
 
 
 def test_one_user_explodes(home: Home, put: Any) -> None:
@@ -135,7 +147,10 @@ def test_a_stuck_lease_a_dead_one_and_a_cut_off_plan(home: Home, put: Any, monke
     held.take()
     assert "leases" not in bad(home)
     monkeypatch.setattr(module, "STUCK", timedelta(0))
-    assert "renewed for" in bad(home)["leases"].found
+    since = bad(home)["leases"].found
+    assert f"since {datetime.now(UTC):%Y-}" in since
+    held.renew()
+    assert bad(home)["leases"].found == since
     monkeypatch.setattr(leases, "_started", lambda pid: "another process")
     assert "its holder is dead" in bad(home)["leases"].found
 
@@ -148,6 +163,15 @@ def test_what_is_damaged_is_told_with_its_mending(home: Home, put: Any, night: N
     assert found.status == "fail"
     assert "versions/1.json" in found.found
     assert found.mend
+
+
+def test_a_check_whose_package_is_not_installed(home: Home, put: Any, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(home, rows(30))
+    night(home)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = {finding.check: finding for finding in examine(home)}
+    assert (found["gpu"].status, "torch is not installed" in found["gpu"].found) == ("warn", True)
+    assert found["leases"].status == "ok"
 
 
 def test_the_command(home: Home, put: Any, night: Night, spawn: Any, tmp_path: Path) -> None:

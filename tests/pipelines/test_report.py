@@ -18,6 +18,7 @@ from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
 from pipelines.erase import Erasure
 from pipelines.figures import _components, _spread, figures
+from pipelines.plots import brief
 from pipelines.report import render, write_report
 from schemas.config import MaintainConfig, settings
 from schemas.errors import InputError, NotFoundError
@@ -373,3 +374,11 @@ def test_components_are_those_of_the_data() -> None:
     distances = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (places, plane)]
     np.testing.assert_allclose(*distances, atol=1e-9)
     assert explained[0] > explained[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.6213, "0.621"), (38.14, "38.1"), (1_500, "1,500"), (2_499, "2,499"), (20_200_000, "20.2M"), (999_999, "1M"), (0, "0")],
+)
+def test_figures_above_bars_are_brief_and_true(value: float, text: str) -> None:
+    assert brief(value) == text
