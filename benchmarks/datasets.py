@@ -149,6 +149,7 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
         user=user[chosen],
         now=ts[chosen],
         query=code[: len(texts)][chosen],
+        answer=code[len(texts) :][chosen],
         prompts=[prompts[i] for i in chosen],
         targets=targets[chosen].tolist(),
     )

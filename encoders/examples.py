@@ -30,6 +30,7 @@ class Examples:
         user: int64 ``[n]``.
         now: int64 ``[n]``, time of the query.
         query: int64 ``[n]``, row of the query's vector, -1 for a masked query.
+        answer: int64 ``[n]``, row of the target's vector.
         prompts, targets: what the LLM reads and should answer.
     """
 
@@ -45,6 +46,7 @@ class Examples:
     user: Ints
     now: Ints
     query: Ints
+    answer: Ints
     prompts: Sequence[str]
     targets: Sequence[str]
 
@@ -101,8 +103,16 @@ class Examples:
 
     def take(self, rows: Ints) -> "Examples":
         """The examples ``rows`` alone, over the same events."""
-        arrays = {name: getattr(self, name)[rows] for name in ("first", "last", "user", "now", "query")}
+        arrays = {name: getattr(self, name)[rows] for name in ("first", "last", "user", "now", "query", "answer")}
         return replace(self, prompts=[self.prompts[i] for i in rows], targets=[self.targets[i] for i in rows], **arrays)
+
+    def joined(self, other: "Examples") -> "Examples":
+        """These examples and then ``other``'s, over both's events; ``vectors`` are the same."""
+        names = ("known", "ts", "key", "text", "target", "value", "user", "now", "query", "answer")
+        arrays = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names}
+        first, last = (np.concatenate([getattr(self, n), getattr(other, n) + len(self.ts)]) for n in ("first", "last"))
+        prompts, targets = [*self.prompts, *other.prompts], [*self.targets, *other.targets]
+        return Examples(self.vectors, first=first, last=last, prompts=prompts, targets=targets, **arrays)
 
     def strangers(self, rows: Ints, rng: np.random.Generator) -> Ints:
         """For each example another one, of another user wherever there are two."""

@@ -216,7 +216,8 @@ class TapperHead(Head):
         if self.table is None:
             return {}
         device = self.table.weight.device
-        row = self.table(torch.from_numpy(user).to(device)) * torch.from_numpy(there).to(device)[:, None]
+        known = there & (user >= 0)
+        row = self.table(torch.from_numpy(np.maximum(user, 0)).to(device)) * torch.from_numpy(known).to(device)[:, None]
         return {"user_row": row.view(-1, self.length, self.llm_dim)}
 
     def forget_rows(self) -> None:

@@ -14,11 +14,14 @@ from encoders.examples import Examples, Ints
 from encoders.llm import FrozenLLM
 from encoders.personalizer import Aggregator, Head
 from encoders.registry import new_aggregator, new_head
+from encoders.relabelling import labelled, relabelled
 from schemas.config import Config, TrainConfig
 from schemas.errors import InputError
 
 #: Share of the steps over which the naming loss fades out.
 WARM_UP = 0.5
+#: Steps after which other users of other tastes are drawn.
+REDRAW = 25
 
 
 @dataclass(frozen=True)
@@ -150,17 +153,23 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / warm) * (1 - 0.9 * i / settings.steps))
     best: dict[str, Any] = {"loss": {"right": float("inf")}}
     best_weights, stale, step = copy.deepcopy(model.state_dict()), 0, 0
+    shown, exchanging = examples, settings.relabelled > 0 and labelled(examples, training)
     for step in range(1, settings.steps + 1):
+        if exchanging and step % REDRAW == 1:
+            shown = examples.joined(relabelled(examples, training, rng))
         rows = rng.choice(training, settings.batch_size)
+        if exchanging:
+            copies = rng.integers(len(examples), len(shown), len(rows))
+            rows = np.where(rng.random(len(rows)) < settings.relabelled, copies, rows)
         prefix = model.prefix(
-            examples,
+            shown,
             rows,
             lag_nights=rng.integers(0, settings.max_lag_nights + 1, len(rows)),
             keep=rng.random(len(rows)) >= settings.history_dropout,
             masked_query=bool(rng.random() < settings.query_dropout),
         )
-        targets = [examples.targets[i] for i in rows]
-        loss = llm.loss(prefix, [examples.prompts[i] for i in rows], targets)[0].mean()
+        targets = [shown.targets[i] for i in rows]
+        loss = llm.loss(prefix, [shown.prompts[i] for i in rows], targets)[0].mean()
         warmth = 1 - step / (settings.steps * WARM_UP)
         if warmth > 0:
             loss = loss + warmth * naming_loss(prefix, head, llm, targets)

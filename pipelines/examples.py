@@ -95,6 +95,7 @@ def build_examples(events: pl.DataFrame, cache: Embeddings, config: Config) -> E
         user=user[usable],
         now=ts[usable],
         query=np.full(len(usable), -1) if writing else text[usable],
+        answer=text[usable] if writing else target[usable],
         prompts=[""] * len(usable) if writing else [render(config.llm.prompt, text) for text in texts],
         targets=texts if writing else chosen["target"].to_list(),
     )

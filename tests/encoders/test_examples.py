@@ -1,5 +1,7 @@
 """Histories are what a nightly store held: never the same moment, never the future, never another user's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,6 +34,7 @@ def examples(draw: st.DrawFn) -> Examples:
         user=user,
         now=ts,
         query=np.arange(count, dtype=np.int64),
+        answer=count + np.arange(count),
         prompts=[f"prompt {i}" for i in range(count)],
         targets=[f"target {i}" for i in range(count)],
     )
@@ -84,7 +87,7 @@ def day_of_events(known_hours: list[float], now_hours: float) -> Examples:
     return Examples(
         vectors=np.ones((count, 2), np.float16), known=known, ts=known, key=np.arange(count), text=np.arange(count),
         target=np.full(count, -1), value=np.zeros(count, np.float32), first=one, last=one + count, user=one,
-        now=one + START + int(now_hours * 3600), query=one, prompts=[""], targets=[""],
+        now=one + START + int(now_hours * 3600), query=one, answer=one, prompts=[""], targets=[""],
     )  # fmt: skip
 
 
@@ -95,6 +98,19 @@ def day_of_events(known_hours: list[float], now_hours: float) -> Examples:
 def test_the_cut_is_midnight_utc_and_midnight_itself_is_not_in(now: float, lag: int, wanted: list[int]) -> None:
     made = day_of_events([0, 23.99, 24, 30, 48], now)
     assert made.histories(np.zeros(1, np.int64), lag_nights=lag, size=9).key.tolist() == wanted
+
+
+@settings(max_examples=30, deadline=None)
+@given(examples(), examples())
+def test_joined_examples_keep_their_histories(one: Examples, other: Examples) -> None:
+    other = replace(other, vectors=one.vectors, text=other.text % len(one), target=np.full(len(other), -1))
+    both = one.joined(other)
+    for part, offset in ((one, 0), (other, len(one))):
+        rows = np.arange(len(part))
+        mine, theirs = both.histories(rows + offset, size=5), part.histories(rows, size=5)
+        for name in ("user", "ts", "key", "text", "target", "value"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+        assert [both.prompts[i + offset] for i in rows] == part.prompts
 
 
 def test_no_examples_no_events() -> None:

@@ -49,6 +49,7 @@ def planted() -> Examples:
         user=user[asked],
         now=ts[asked],
         query=text[asked],
+        answer=4 + answer[asked],
         prompts=[f"{words[i]} =>" for i in text[asked]],
         targets=["politics" if a else "music" for a in answer[asked]],
     )
