@@ -198,6 +198,7 @@ def arm_config(arm: str, seed: int, budget: Budget) -> Config:
             evaluated=budget.evaluated,
             patience=100,
             query_dropout=0.1,
+            relabelled=0.5 if arm.startswith("tide") and arm != "tide-shuffled-users" else 0,
         ),
     )
 

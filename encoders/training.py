@@ -1,7 +1,7 @@
 """Training aggregator, query adapter and head together, through the frozen LLM."""
 
-import copy
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,20 +152,23 @@ def train(
     warm = max(1, settings.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / warm) * (1 - 0.9 * i / settings.steps))
     best: dict[str, Any] = {"loss": {"right": float("inf")}}
-    best_weights, stale, step = copy.deepcopy(model.state_dict()), 0, 0
+    best_weights, stale, step = deepcopy(model.state_dict()), 0, 0
     shown, exchanging = examples, settings.relabelled > 0 and labelled(examples, training)
     for step in range(1, settings.steps + 1):
         if exchanging and step % REDRAW == 1:
             shown = examples.joined(relabelled(examples, training, rng))
         rows = rng.choice(training, settings.batch_size)
+        copy = np.zeros(len(rows), bool)
         if exchanging:
             copies = rng.integers(len(examples), len(shown), len(rows))
-            rows = np.where(rng.random(len(rows)) < settings.relabelled, copies, rows)
+            copy = rng.random(len(rows)) < settings.relabelled
+            rows = np.where(copy, copies, rows)
         prefix = model.prefix(
             shown,
             rows,
             lag_nights=rng.integers(0, settings.max_lag_nights + 1, len(rows)),
-            keep=rng.random(len(rows)) >= settings.history_dropout,
+            # Without its history a copy says nothing, and the default prefix is of everyone's labels as they are.
+            keep=copy | (rng.random(len(rows)) >= settings.history_dropout),
             masked_query=bool(rng.random() < settings.query_dropout),
         )
         targets = [shown.targets[i] for i in rows]
@@ -183,7 +186,7 @@ def train(
         if step % settings.evaluate_every == 0 or step == settings.steps:
             found = evaluate(model, llm, examples, held_out, config.seed)
             if found["loss"]["right"] < best["loss"]["right"]:
-                best, best_weights, stale = {**found, "step": step}, copy.deepcopy(model.state_dict()), 0
+                best, best_weights, stale = {**found, "step": step}, deepcopy(model.state_dict()), 0
             else:
                 stale += 1
             if stale >= settings.patience:
