@@ -198,7 +198,8 @@ def arm_config(arm: str, seed: int, budget: Budget) -> Config:
             evaluated=budget.evaluated,
             patience=100,
             query_dropout=0.1,
-            relabelled=0.5 if arm.startswith("tide") and arm != "tide-shuffled-users" else 0,
+            # A control's histories say nothing of the labels, and a copy nothing without its history.
+            relabelled=0 if arm in ("default", "tide-shuffled-users") else 0.5,
         ),
     )
 

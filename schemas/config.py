@@ -83,7 +83,7 @@ class TrainConfig(Section):
     query_dropout: float = Field(0.3, ge=0, le=1, description="share of batches with the query masked (static prefix)")
     history_dropout: float = Field(0.15, ge=0, le=1, description="share of examples with the history masked (default prefix)")
     relabelled: float = Field(
-        0.5, ge=0, le=1, description="share of examples from copies of users whose labels are exchanged; where targets are labels"
+        0.5, ge=0, le=1, description="share of tide's examples from copies of users whose labels are exchanged; where targets are labels"
     )
     llm_steps: int = Field(600, ge=1, description="steps of tuning when the LLM is made from the home's events")
 

@@ -142,21 +142,38 @@ def test_the_best_weights_are_restored_and_patience_ends_it(planted: Examples, l
 
 
 def test_held_out_examples_are_the_latest_and_never_trained_on(planted: Examples, llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[np.ndarray] = []
+    """Nor are copies made of them; half of the examples are copies, which nobody bears and whose histories are never masked."""
+    drawn, shown, kept = list[np.ndarray](), list[Examples](), list[np.ndarray]()
     prefix = Model.prefix
 
     def watched(self: Model, examples: Examples, rows: np.ndarray, **options: Any) -> torch.Tensor:
         if "lag_nights" in options:
             drawn.append(rows)
+            shown.append(examples)
+            kept.append(options["keep"])
             assert (options["lag_nights"] <= CONFIG.train.max_lag_nights).all()
         return prefix(self, examples, rows, **options)
 
     monkeypatch.setattr(Model, "prefix", watched)
-    train(planted, llm, with_train(steps=6))
+    train(planted, llm, with_train(steps=30, evaluate_every=30, history_dropout=0.5))
     rows = np.concatenate(drawn)
-    assert len(rows) == 6 * CONFIG.train.batch_size
+    assert len(rows) == 30 * CONFIG.train.batch_size
+    now = np.concatenate([examples.now[some] for examples, some in zip(shown, drawn, strict=True)])
+    user = np.concatenate([examples.user[some] for examples, some in zip(shown, drawn, strict=True)])
+    copy = rows >= len(planted)
     assert not np.isin(rows, held_out(planted)).any()
-    assert planted.now[rows].max() <= planted.now[held_out(planted)].min()
+    assert now.max() <= planted.now[held_out(planted)].min()
+    assert 0.4 < copy.mean() < 0.6
+    np.testing.assert_array_equal(user == -1, copy)
+    keep = np.concatenate(kept)
+    assert keep[copy].all()
+    assert 0.3 < keep[~copy].mean() < 0.7
+
+
+def test_the_papers_methods_learn_from_no_copies(planted: Examples, llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "relabelled", lambda *_: pytest.fail("a copy was made"))
+    for personalizer in ("pplug", "tapper"):
+        train(planted, llm, with_train(steps=1).model_copy(update={"personalizer": personalizer}))
 
 
 def test_the_three_arms_differ_by_history_alone(planted: Examples, trained: Trained) -> None:
