@@ -7,7 +7,7 @@ import typer
 
 from flows.commands import VersionOption, open_home
 from flows.console import Output, OutputOption, emit, note
-from schemas.errors import InputError
+from schemas.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -62,6 +62,8 @@ def export(
     """Write a version's states, or the current events or rejects, to Parquet; memory is bounded."""
     from store import sql as tables
 
+    if version and table != "states":
+        raise ConfigError(f"{table} are current, they have no versions", mend="leave --version out")
     emit(_write(tables.table(open_home(), f"{table}@{version}" if version else table), to), output)
 
 

@@ -39,7 +39,8 @@ def register(console: Console) -> None:
                 return
             heading("Past nights", f"the newest {NIGHTS}, retired versions included")
             _chart(past)
-            grid([_row(record) for record in past], "No night yet: tapstate refresh.", mark="nights")
+            rows = [{**_row(record), "_link": f"/version/{record.number}"} for record in past]
+            grid(rows, "No night yet: tapstate refresh.", links={"version": "_link"}, mark="nights")
 
 
 def _running(home: Home) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

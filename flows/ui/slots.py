@@ -50,7 +50,9 @@ async def slots_panel(console: Console, record: VersionRecord, user: str) -> Non
     ).classes("text-sm opacity-70").mark("gap")
     effective = found.effective()
     options: dict[int, str] = {k: f"{name}, rests on {effective[k]:,.1f} events" for k, name in enumerate(names)}
-    select = ui.select({-1: "newest events", **options}, value=0, label="events by weight in").classes("w-96").mark("slot")
+    # A slot that rests on one event has one row to show.
+    most = max(options, key=lambda k: effective[k], default=-1)
+    select = ui.select({-1: "newest events", **options}, value=most, label="events by weight in").classes("w-96").mark("slot")
 
     @ui.refreshable
     def table() -> None:

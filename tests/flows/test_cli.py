@@ -252,6 +252,8 @@ def test_questions_to_the_tables(
     assert (code, json.loads(out)["rows"]) == (0, 70)
     code, out, err = tapstate(*at, "export", str(tmp_path / "events.parquet"))
     assert (code, "there already" in err) == (1, True)
+    code, _, err = tapstate(*at, "export", str(tmp_path / "old.parquet"), "--table", "events", "--version", "1")
+    assert (code, "events are current" in err) == (2, True)
     code, out, err = tapstate(*at, "export", str(tmp_path / "events.csv"))
     assert code == 1
     assert "only Parquet" in err
