@@ -144,7 +144,7 @@ def ingests(home: Home) -> Iterator[Finding]:
 def users(home: Home) -> Iterator[Finding]:
     """Whether one user makes more than a fifth of the newest ingest: a robot, a shared account, a loop in a client.
 
-    See: the user's pseudonym and their share; the SQL that is named shows the ids.
+    See: the user's pseudonym and their share; the SQL that is named shows who has most events of that ingest, by id.
 
     Mend: stop it at the source. Other users' states do not depend on this one's; ``tapstate erase`` removes whoever is no user.
     """
@@ -156,7 +156,8 @@ def users(home: Home) -> Iterator[Finding]:
     total, (user, most) = int(counts["len"].sum()), counts.row(0)
     if len(counts) >= SOME / 10 and most >= SOME and most > ONE_USER * total:
         what = f"{_named(home)}: {Pseudonyms(home).name(user)} has {most:,} of {total:,} events"
-        mend = 'tapstate sql "SELECT user_id, count(*) AS n FROM events GROUP BY user_id ORDER BY n DESC LIMIT 5"'
+        which = f"FROM events WHERE ingest = {number} GROUP BY user_id ORDER BY n DESC LIMIT 5"
+        mend = f'tapstate sql "SELECT user_id, count(*) AS n {which}"'
         yield Finding("users", "warn", what, mend)
 
 

@@ -18,13 +18,15 @@ CAUSES = {
     "bad_states": "Arithmetic broke: an encoder or a checkpoint gives NaN, on this device or with these packages. The report shows what "
     "changed since the night before. Once it is mended: `tapstate refresh --full`.",
     "zero_states": "Users with events whose vector is nothing: the encoder makes nothing of their texts. Look at them: `tapstate sql`.",
-    "norm_ratio": "One user's state is far larger than the others'. Look at the events of those who moved most, as the report names them, "
-    "and at the numbers in `value` first.",
+    "norm_ratio": "One user's state is far larger than the others'. Of those who moved most, as the report names them, `tapstate show "
+    "user-… --version N` tells the id, and `tapstate sql \"SELECT ingest, ts, value, text FROM events WHERE user_id = 'ID' "
+    'ORDER BY ingest DESC, ts DESC LIMIT 20"` the events that came last: look at the numbers in `value` first.',
     "prefix_ratio": "Prefixes are too loud or too faint for the LLM, though the states may be fine: the head does not fit them. `tapstate "
     "train`, or `train --head-only --llm` for this LLM.",
     "shift_p50": "Half of the changed users moved far in one night. Did texts change their form (another `--map`, another language), or "
     "was the night a long one after a pause? The report shows who moved most.",
-    "shift_p99": "A few users moved as far as one can. Look at the movers on the report and at their events of that night.",
+    "shift_p99": "A few users moved as far as one can. Look at the movers on the report and at their events of that night, found "
+    "as for `norm_ratio`.",
     "neighbour_overlap": "Who is like whom changed for the fixed panel of users, even where each moved little: the space turned. "
     "As for `shift_p50`.",
     "domain_auc": "A classifier tells this night's states from the last one's: a systematic difference, even a small one. As for "

@@ -3,8 +3,9 @@ tell whose it is, not even by trying every id.
 """
 
 import hmac
+import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from schemas.errors import CorruptError
@@ -58,6 +59,11 @@ class Pseudonyms:
         """What logs and reports call a user: ``user-3f9a…``."""
         return shown("user", self.users([user_id])[0])
 
+    def bearers(self, ids: Sequence[str], name: str) -> list[str]:
+        """Those of ``ids`` whom logs and reports call ``name``."""
+        digits = name.removeprefix("user-")
+        return [user for user, tag in zip(ids, self.users(ids), strict=True) if tag.startswith(digits)]
+
     def _tag(self, text: bytes) -> str:
         return hmac.digest(self.key, text, "sha256").hex()[:TAG]
 
@@ -65,3 +71,8 @@ class Pseudonyms:
 def shown(kind: str, tag: str) -> str:
     """A tag as people see it."""
     return f"{kind}-{tag[:SHOWN]}"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text has the exact form of a user's pseudonym; it may be some user's id all the same."""
+    return re.fullmatch(rf"user-[0-9a-f]{{{SHOWN}}}", text) is not None

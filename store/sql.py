@@ -23,6 +23,8 @@ from store.home import Home
 from store.snapshot import Snapshot, key_steps
 
 EVENT_COLUMNS = ("user_id", "event_id", "revision", "ts", "known_at", "text", "target", "value")
+#: Of SQL alone: the number of the ingest that brought the revision.
+INGEST = "ingest"
 REJECT_COLUMNS = ("source", "line", "reason", "raw")
 READS = ("select", "with", "explain", "show", "values", "from")
 #: Literals and quoted names as they are, comments, and names of versions that SQL would not take without quotes.
@@ -91,7 +93,7 @@ def table(home: Home, name: str) -> pl.LazyFrame:
         schema = pa.schema([snapshot.view.states.schema.field(column) for column in snapshot.columns])
         return _source(schema, partial(_states, snapshot), name)
     if name == "events":
-        return _source(pa.schema([EVENTS.field(column) for column in EVENT_COLUMNS]), partial(_events, home), name)
+        return _source(pa.schema([EVENTS.field(column) for column in (*EVENT_COLUMNS, INGEST)]), partial(_events, home), name)
     if name == "rejects":
         return _source(pa.schema([REJECTS.field(column) for column in REJECT_COLUMNS]), partial(_rejects, home), name)
     raise InputError(f"there is no table {name!r}", where=home.uri, mend="one of states, states@VERSION, events, rejects")
@@ -119,9 +121,12 @@ def _states(snapshot: Snapshot, columns: list[str]) -> Iterator[pl.DataFrame]:
 
 def _events(home: Home, columns: list[str]) -> Iterator[pl.DataFrame]:
     log, last = EventLog(home), home.ingests.last()
-    held = sum(record.accepted + record.corrected for record in home.ingests.range(0, last))
-    for low, high in key_steps(held):
-        yield log.current(columns, after=0, until=last, low=low, high=high)
+    records = list(home.ingests.range(0, last))
+    numbers = {record.run: record.number for record in records}
+    for low, high in key_steps(sum(record.accepted + record.corrected for record in records)):
+        rows = log.current(columns, after=0, until=last, low=low, high=high)
+        # A row's own tag is a random number.
+        yield rows.with_columns(pl.col(INGEST).replace_strict(numbers, return_dtype=pl.Int64)) if INGEST in columns else rows
 
 
 def _rejects(home: Home, columns: list[str]) -> Iterator[pl.DataFrame]:

@@ -102,6 +102,12 @@ class States:
             for batch in self.home.tables.scan(self.name, ["user_key"], filter=filter):
                 yield batch.column("user_key").to_numpy()
 
+    def ids(self, runs: Sequence[int]) -> Iterator[list[str]]:
+        """Ids of the users that ``runs`` wrote, in batches, gone ones too; an id may come more than once."""
+        filter = pc.field("run").isin(pa.array(runs, pa.int64()))
+        for batch in self.home.tables.scan(self.name, ["user_id"], filter=filter, **PASS):
+            yield batch.column("user_id").to_pylist()
+
     def user(self, runs: Sequence[int], user_id: str) -> pa.Table:
         """The state of one user, zero or one row."""
         table = self.read(runs, keys=np.array([user_key(user_id)], np.int64))

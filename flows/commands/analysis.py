@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands import VersionOption, open_home
+from flows.commands import UserArgument, VersionOption, meant, open_home
 from flows.console import Output, OutputOption, emit, note
 from schemas.errors import ConfigError, InputError
 
@@ -41,7 +41,7 @@ def sql(
 
 
 def similar(
-    user: Annotated[str, typer.Argument(help="User id.")],
+    user: UserArgument,
     version: VersionOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
     output: OutputOption = Output.table,
@@ -49,7 +49,9 @@ def similar(
     """The users whose states are nearest to a user's, by cosine."""
     from store.snapshot import Snapshot
 
-    snapshot = Snapshot.of(open_home(), version)
+    home = open_home()
+    snapshot = Snapshot.of(home, version)
+    user = meant(home, user, snapshot.number)
     emit(snapshot.similar(user, top=top).to_dicts(), output, title=f"nearest to {user} at version {snapshot.number}")
 
 

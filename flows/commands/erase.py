@@ -25,7 +25,7 @@ def erase(
     """Remove users physically from every table, version, bundle, index and log, prove it, and keep them out of later ingests."""
     from flows import datasets, lineage
     from flows.prefect_home import place
-    from store.pseudonyms import Pseudonyms, shown
+    from store.pseudonyms import Pseudonyms, is_name, shown
 
     home = open_home()
     ids = list(dict.fromkeys([*(users or []), *_lines(from_file)]))
@@ -33,6 +33,8 @@ def erase(
     if not ids or (event and not events):
         what = "name the one user whose event it is" if event else "name at least one user"
         raise ConfigError(what, mend="tapstate erase USER [--event EVENT_ID], or tapstate erase --from-file FILE")
+    for name in filter(is_name, ids):
+        note(f"{name} is taken as an id, not as a pseudonym; whose pseudonym it would be: tapstate show {name}")
     pseudonyms = Pseudonyms(home)
     from pipelines.erase import Erasure
     from pipelines.erase import lift as let_in

@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands import open_home
+from flows.commands import UserArgument, meant, open_home
 from flows.console import Output, OutputOption, emit
 from schemas.errors import NotFoundError
 
 
 def history(
-    user: Annotated[str, typer.Argument(help="User id.")],
+    user: UserArgument,
     all: Annotated[bool, typer.Option("--all", help="Also versions that left the user's state as it was.")] = False,
     output: OutputOption = Output.table,
 ) -> None:
@@ -19,6 +19,7 @@ def history(
     from store.versions import kept
 
     home = open_home()
+    user = meant(home, user)
     entries = user_history(home, user)
     if not any(entry.present for entry in entries):
         raise NotFoundError(f"no version holds a user {user!r}", where=home.uri, mend="ids are exact, case included; tapstate versions")

@@ -1,16 +1,14 @@
 """``tapstate show``: one user's state."""
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from flows.commands import VersionOption, open_home
+from flows.commands import UserArgument, VersionOption, meant, open_home
 from flows.console import Output, OutputOption, emit
 from schemas.errors import NotFoundError
 
 
 def show(
-    user: Annotated[str, typer.Argument(help="User id.")],
+    user: UserArgument,
     version: VersionOption = None,
     output: OutputOption = Output.table,
 ) -> None:
@@ -24,6 +22,7 @@ def show(
 
     home = open_home()
     record = resolve(home, version)
+    user = meant(home, user, record.number)
     spec = Models(home).spec(record.aggregator)
     row = States(home, record.aggregator, spec).user(record.runs, user)
     if not row.num_rows:

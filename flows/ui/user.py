@@ -1,5 +1,6 @@
 """One user: their history across versions, the events behind each slot of their state, and who is like them."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from nicegui import ui
@@ -9,9 +10,10 @@ from flows.ui.nearest import nearest_panel
 from flows.ui.slots import slots_panel
 from schemas.errors import NotFoundError
 from schemas.records import VersionRecord
+from store.bearers import bearer
 from store.history import Entry, user_history
 from store.home import Home
-from store.pseudonyms import Pseudonyms
+from store.pseudonyms import Pseudonyms, is_name
 from store.versions import resolve
 
 #: Versions of a user's history that are shown, and events.
@@ -25,7 +27,7 @@ def register(console: Console) -> None:
     async def page(id: str = "", version: str = "") -> None:
         with frame(console, "Users"):
             with ui.row().classes("items-end gap-4 mt-2"):
-                wanted = ui.input("user id, exact", value=id).classes("w-80").mark("user")
+                wanted = ui.input("user id, exact, or pseudonym", value=id).classes("w-80").mark("user")
                 which = ui.input("version, alias or moment", value=version, placeholder="production").classes("w-52").mark("at")
 
                 def go() -> None:
@@ -37,21 +39,25 @@ def register(console: Console) -> None:
             if not id:
                 ui.label("Give an id: it is looked up in every version, and nowhere else.").classes("opacity-70")
                 return
-            found = await console.load(_read, id, version or None)
+            # Whose a pseudonym is takes a look at every id.
+            async with console.whole if is_name(id) else nullcontext():
+                found = await console.load(_read, id, version or None)
             if found is None:
                 return
-            record, entries, name = found
-            heading(id, f"{name} in logs, reports and receipts")
+            record, entries, user, name = found
+            heading(user, f"{name} in logs, reports and receipts")
             _history(entries)
-            await slots_panel(console, record, id)
-            nearest_panel(console, record, id)
+            await slots_panel(console, record, user)
+            nearest_panel(console, record, user)
 
 
-def _read(home: Home, user: str, reference: str | None) -> tuple[VersionRecord, list[Entry], str]:
-    record, entries = resolve(home, reference), user_history(home, user)
+def _read(home: Home, user: str, reference: str | None) -> tuple[VersionRecord, list[Entry], str, str]:
+    record = resolve(home, reference)
+    user = bearer(home, user, record.number)
+    entries = user_history(home, user)
     if not any(entry.present for entry in entries):
         raise NotFoundError(f"no version holds a user {user!r}", where=home.uri, mend="ids are exact, case included")
-    return record, entries, Pseudonyms(home).name(user)
+    return record, entries, user, Pseudonyms(home).name(user)
 
 
 def _history(entries: list[Entry]) -> None:

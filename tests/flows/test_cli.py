@@ -15,6 +15,7 @@ from flows import cli
 from schemas.errors import ConflictError
 from schemas.records import VersionRecord
 from store.home import Home
+from store.pseudonyms import Pseudonyms
 from store.versions import promote
 
 Spawn = Callable[..., subprocess.Popen[str]]
@@ -277,3 +278,29 @@ def test_a_package_that_is_not_installed_is_named(home: Home, spawn: Spawn) -> N
     assert "this needs torch, which is not installed" in err
     assert "mend: pip install" in err
     assert "Traceback" not in err
+
+
+def test_a_pseudonym_leads_to_its_user(tapstate: Tapstate, home: Home, put: Callable[..., object], night: Callable[..., object]) -> None:
+    put(home, [{"user_id": user, "ts": 1_700_000_000, "text": "t"} for user in ("a[b]", "c")])
+    night(home)
+    name, at = Pseudonyms(home).name("a[b]"), ("--home", home.uri)
+    for command, *more in (["show"], ["show", "--version", "1"], ["history"], ["similar"]):
+        plain = tapstate(*at, command, "a[b]", *more, "-o", "json")
+        code, out, err = tapstate(*at, command, name, *more, "-o", "json")
+        assert (code, out) == plain[:2]
+        assert (code, json.loads(out) != [], err) == (0, True, f"{name} is a[b]\n")
+    for command in ("show", "history", "similar"):
+        code, out, err = tapstate(*at, command, "user-0123456789ab")
+        assert (code, out) == (1, "")
+        assert "no user of version 1 bears the pseudonym user-0123456789ab" in err
+    # Nobody is erased by pseudonym.
+    code, out, err = tapstate(*at, "erase", name, "-o", "json")
+    assert (code, json.loads(out)["found"]) == (0, [])
+    assert f"{name} is taken as an id, not as a pseudonym" in err
+    code, _, err = tapstate(*at, "erase", name, "--yes")
+    assert (code, "the home holds nothing of them" in err, home.erasures.last()) == (1, True, 0)
+    # Somebody of that very id comes first.
+    put(home, [{"user_id": name, "ts": 1_700_000_000, "text": "t"}], name="more.jsonl")
+    night(home)
+    code, out, err = tapstate(*at, "show", name, "-o", "json")
+    assert (code, json.loads(out)["user_id"], err) == (0, name, "")

@@ -1,6 +1,7 @@
 """Prepared faults: the doctor names each, with its mending command; a sound home has none."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from flows.doctor import Finding, examine
 from pipelines.refresh import Refresh
 from schemas.config import EncoderConfig, render
 from schemas.records import VersionRecord
+from store import open_store
 from store.home import Home
 from store.lease import Lease
 from store.lines import Lines
@@ -77,10 +79,15 @@ def test_a_first_load_says_nothing_of_what_is_usual(home: Home, put: Any) -> Non
 
 
 def test_one_user_explodes(home: Home, put: Any) -> None:
+    # Others have more in all.
+    put(home, [{**row, "user_id": "old", "event_id": f"o{n}"} for n, row in enumerate(rows(400))], name="before.jsonl")
     put(home, [*rows(200), *({**row, "user_id": "loud", "event_id": f"x{n}"} for n, row in enumerate(rows(150)))])
     found = bad(home)["users"]
     assert "has 150 of 350 events" in found.found
     assert "loud" not in found.found
+    _, command, query = shlex.split(found.mend)
+    assert command == "sql"
+    assert open_store(home.uri).sql(query).row(0) == ("loud", 150)
 
 
 def test_many_rejects(home: Home, put: Any) -> None:

@@ -174,6 +174,12 @@ def test_pages_say_what_the_home_holds(shown_home: Home, script: str, tmp_path: 
         (like,) = rows(user, "nearest")
         (alike,) = Snapshot.of(shown_home).similar(script).to_dicts()
         assert like == {"user": "alice", "cosine": shown(alike["cosine"]), "events": "8"}
+        named = Pseudonyms(shown_home).name(script)
+        assert await opened(f"/user?id={named}&version=3", "history") == history
+        await user.should_see(f"{named} in logs, reports and receipts", retries=PATIENCE)
+        await user.should_see(script, retries=PATIENCE)
+        await user.open("/user?id=user-0123456789ab")
+        await user.should_see("no user of version 2 bears the pseudonym user-0123456789ab", retries=PATIENCE)
         await user.open("/user?id=gone")
         await user.should_see("no version holds a user 'gone'", retries=PATIENCE)
         nights = await opened("/nights", "nights")

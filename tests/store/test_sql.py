@@ -54,6 +54,9 @@ def test_events_are_the_current_ones_and_rejects_have_reasons(filled: Home) -> N
     assert found.rows() == [("corrected", 2)]
     assert store.sql("SELECT count(*) FROM events").item() == 40
     assert store.sql("SELECT text FROM events WHERE text = 'a states@1 text'").height == 1
+    by_ingest = store.sql("SELECT ingest, count(*) AS n FROM events GROUP BY ingest ORDER BY ingest")
+    assert by_ingest.rows() == [(1, 38), (2, 2)]
+    assert store.sql("SELECT event_id FROM events WHERE ingest = 2 ORDER BY event_id")["event_id"].to_list() == ["e0", "q"]
     assert store.sql("SELECT reason FROM rejects").height == 1
     assert store.sql("SELECT user_id FROM events WHERE event_id = 'e1'").is_empty()
 
