@@ -121,6 +121,7 @@ def run_encode(work: TextShards, folder: str, shards: Sequence[Shard], engine: E
 def encode_events(log: EventLog, encoder: KnownEncoder, meter: Meter, *, until: int) -> None:
     """Encode the texts and targets of all events up to ingest ``until``, in this process and without a refresh's plan."""
     cache = Embeddings(log.home, encoder.fingerprint, encoder.dim)
+    meter.start("encode", 0, "texts")
     for shard in text_shards(log, after=0, until=until, size=log.home.config.refresh.shard_events):
         made = TextShards(log, encoder, 0, until, cache.mark(), meter)(shard)
         cache.commit(made.fragments)

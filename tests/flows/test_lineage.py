@@ -97,14 +97,19 @@ def test_training_bundles_and_erasures_are_told(
         assert [(event["job"]["name"], event["eventType"]) for event in told] == [(command[0], "START"), (command[0], "COMPLETE")]
         return json.loads(out), told[1]
 
-    made, told = run("train")
-    assert told["inputs"][0]["name"] == f"{home.uri}/lance/events.lance"
-    assert [item["name"] for item in told["outputs"]] == [f"{home.uri}/models/{made[part]}" for part in ("aggregator", "head")]
-    assert all(Path(item["name"]).is_dir() for item in told["outputs"])
+    assert tapstate("--home", new_home("empty").uri, "train")[0] == 1
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [event["eventType"] for event in told] == ["START", "FAIL"]
+    assert "errorMessage" in told[1]["run"]["facets"]
+
+    made, last = run("train")
+    assert last["inputs"][0]["name"] == f"{home.uri}/lance/events.lance"
+    assert [item["name"] for item in last["outputs"]] == [f"{home.uri}/models/{made[part]}" for part in ("aggregator", "head")]
+    assert all(Path(item["name"]).is_dir() for item in last["outputs"])
 
     version = night(home)
-    made, told = run("bundle")
-    (read,), (written,) = told["inputs"], told["outputs"]
+    made, last = run("bundle")
+    (read,), (written,) = last["inputs"], last["outputs"]
     assert Path(read["name"]).is_dir()
     assert read["facets"]["version"]["datasetVersion"] == str(version.number)
     assert f"{written['name']}/{written['facets']['version']['datasetVersion']}" == made["bundle"]
@@ -114,8 +119,8 @@ def test_training_bundles_and_erasures_are_told(
     user = "user-0000003"
     assert tapstate("--home", home.uri, "erase", user)[0] == 0
     assert not log.exists(), "a dry run is no run"
-    made, told = run("erase", user, "--yes")
-    *tables, receipt = told["outputs"]
+    made, last = run("erase", user, "--yes")
+    *tables, receipt = last["outputs"]
     names = {Path(item["name"]).name for item in tables}
     assert {"events.lance", Path(read["name"]).name} <= names
     assert all(Path(item["name"]).is_dir() for item in tables)
