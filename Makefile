@@ -27,4 +27,4 @@ lint: install
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv *.egg-info
+	rm -rf .venv build dist *.egg-info

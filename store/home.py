@@ -75,7 +75,7 @@ class Home:
                 f"the home has format {self.record.format}, written by tapstate {self.record.code}; this is tapstate {code_version()}, "
                 f"which opens format {FORMAT}",
                 where=self.uri,
-                mend=f"pip install --upgrade 'tapstate>={self.record.code}'",
+                mend=f"pip install . in a checkout of tapstate {self.record.code} or later",
             )
         self.tables = Tables(self.objects)
         self.ingests = Ledger(self.objects, "ingests", IngestRecord)

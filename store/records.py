@@ -35,7 +35,7 @@ def read_record(kind: type[Kind], data: bytes, where: str) -> Kind:
             raise HomeError(
                 f"a later release, tapstate {release}, wrote this record; this one does not know its {names}",
                 where=where,
-                mend=f"pip install --upgrade 'tapstate>={release}'",
+                mend=f"pip install . in a checkout of tapstate {release} or later",
             ) from error
         raise CorruptError(
             f"not a valid record: {problems[0]['msg']}", where=where, mend="restore the file from a backup of the home"

@@ -93,7 +93,9 @@ def test_a_later_releases_record_is_not_half_understood(tmp_path: Path) -> None:
     path = tmp_path / "aliases/a/1.json"
     ledger(str(tmp_path)).append(1, record(1))
     path.write_text(json.dumps({**json.loads(path.read_text()), "code": "7.1", "sealed": True}))
-    with pytest.raises(HomeError, match=r"tapstate 7\.1, wrote this record; this one does not know its sealed(.|\n)*tapstate>=7\.1"):
+    with pytest.raises(
+        HomeError, match=r"tapstate 7\.1, wrote this record; this one does not know its sealed(.|\n)*checkout of tapstate 7\.1"
+    ):
         ledger(str(tmp_path)).get(1)
 
 
