@@ -26,6 +26,13 @@ def test_what_a_page_names_is_there(page: Path) -> None:
             assert ElementTree.parse(found).getroot().tag.endswith("svg")
 
 
+def test_where_things_are_added_is_there() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text()
+    named = set(re.findall(r"`((?:\w+/[\w./]*|README\.md|pyproject\.toml|constraints\.txt))`", page))
+    assert len(named) > 30
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 def test_the_pictures_of_the_concepts_are_the_codes() -> None:
     spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
     assert spec
