@@ -1,5 +1,6 @@
 """A stage of a flow as a Prefect task: tried again, later each time, where that can help."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +12,17 @@ from prefect.tasks import Task, exponential_backoff
 from schemas.errors import TapstateError
 
 T = TypeVar("T")
+
+
+def _words_alone(record: logging.LogRecord) -> bool:
+    """Our errors say what is wrong and what mends it; where in the code they were raised helps nobody who reads a night's log."""
+    if record.exc_info and isinstance(record.exc_info[1], TapstateError):
+        record.exc_info = record.exc_text = None
+    return True
+
+
+for name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(name).addFilter(_words_alone)
 
 
 def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
