@@ -62,6 +62,8 @@ class Aggregator(nn.Module):
     name: ClassVar[str]
     #: Whether ``update`` needs an attached LLM and ``EventBatch.texts`` and ``targets``.
     needs_llm = False
+    #: Whether it also learns from copies of users under exchanged labels (``encoders/relabelling.py``); the papers' methods do not.
+    relabelled = False
     #: Description of the LLM that the states belong to, if they belong to one.
     described: Mapping[str, Any] = MappingProxyType({})
     spec: StateSpec

@@ -37,6 +37,7 @@ class Tide(Aggregator):
     """
 
     name = "tide"
+    relabelled = True
     config: TideConfig
 
     def __init__(self, config: TideConfig, text_dim: int, prefix_shape: tuple[int, int] | None = None) -> None:

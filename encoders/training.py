@@ -153,8 +153,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / warm) * (1 - 0.9 * i / settings.steps))
     best: dict[str, Any] = {"loss": {"right": float("inf")}}
     best_weights, stale, step = deepcopy(model.state_dict()), 0, 0
-    # The papers' methods train as the papers do.
-    exchanging = config.personalizer == "tide" and settings.relabelled > 0 and labelled(examples, training)
+    exchanging = aggregator.relabelled and settings.relabelled > 0 and labelled(examples, training)
     shown = examples
     for step in range(1, settings.steps + 1):
         if exchanging and step % REDRAW == 1:
