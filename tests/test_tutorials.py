@@ -16,11 +16,12 @@ TUTORIALS = ROOT / "docs" / "tutorials"
 def follow(page: str, reader: Path, directory: Path) -> str:
     """Run the page's blocks in one shell, with ``reader`` as home directory; what they said.
 
-    What is installed is what the tests run in: make only shows what it would do, and fails where there is no such target.
+    What is installed is what the tests run in: make only shows what it would do where nothing is installed, and fails where there is
+    no such target.
     """
     blocks = re.findall(r"```sh\n(.*?)```", (TUTORIALS / page).read_text(), re.DOTALL)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TAPSTATE")}
-    environment |= {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}", "HOME": str(reader), "MAKEFLAGS": "n"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}", "HOME": str(reader), "MAKEFLAGS": "nB"}
     script = "set -e\n" + "\n".join(blocks)
     done = subprocess.run(["bash", "-c", script], cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, f"{page}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
