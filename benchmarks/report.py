@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import typer
 
-from benchmarks.arms import ARMS, PROMPTED, REFERENCE
+from benchmarks.arms import ARMS, PROMPTED, REFERENCE, TRAINED
 from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.tables import load
@@ -19,8 +19,8 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 PER_ITEM = {"label": ("accuracy", "f1"), "rating": ("mae", "rmse"), "text": ("rouge1", "rougeL")}
-#: A cell of fewer users is only described.
-FEW = 30
+#: A cell of fewer users is only described; a gain in loss of a smaller share is none.
+FEW, MOVED = 30, 0.02
 
 
 def quality_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -59,7 +59,8 @@ def verdict_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def weak(rows: list[dict[str, Any]]) -> list[str]:
-    """Cells where the LLM is too weak to judge arms by: guessing from own labels beats it, or items in its prompt harm it."""
+    """Cells where the LLM is too weak to judge arms by: guessing from own labels beats it, items in its prompt harm it, or no prefix
+    moves it."""
     lines = []
     for cell in sorted({(r["task"], r["data"], r["split"]) for r in rows}):
         mine = {r["arm"]: r["mean"] for r in rows if (r["task"], r["data"], r["split"]) == cell and r["metric"] == "accuracy"}
@@ -74,6 +75,11 @@ def weak(rows: list[dict[str, Any]]) -> list[str]:
             lines.append(
                 f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** It saw too few histories: `recency` and `bm25` say nothing here."
             )
+        loss = {r["arm"]: r["mean"] for r in rows if (r["task"], r["data"], r["split"]) == cell and r["metric"] == "nll"}
+        best = min((v for a, v in loss.items() if a in TRAINED), default=0.0)
+        if best > (1 - MOVED) * loss.get("none", 0.0) > 0:
+            what = f"no prefix moves the LLM, loss {loss['none']:.3f} without one and {best:.3f} with the best"
+            lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** Until it is tuned for longer, it tells no arms apart.")
     return [*lines, ""] if lines else []
 
 
