@@ -16,7 +16,7 @@ from encoders.export import export_head, export_query_encoder
 from encoders.head import TideHead
 from encoders.registry import new_aggregator
 from encoders.text import TextEncoder
-from flows.nightly import _bundle as told_bundle
+from flows.datasets import bundle as told_bundle
 from pipelines.encoder import KnownEncoder
 from pipelines.erase import Erasure
 from pipelines.publish import publish
