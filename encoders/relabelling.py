@@ -5,20 +5,41 @@ copied under a permutation π of the labels, drawn for each: an event of label y
 label π(y), at the same times. Shares, order and repeats of a user's labels stay, and every text still fits its label.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from encoders.examples import Examples, Ints
 
 #: Examples of a label, on average, below which targets count as free text, which nothing can be exchanged for.
 REPEATS = 10
+#: Batches after which other copies are drawn.
+REDRAW = 25
 
 
 def labelled(examples: Examples, rows: Ints) -> bool:
     """Whether the examples ``rows`` ask for labels that repeat."""
     answers = examples.answer[rows]
     return len(rows) >= REPEATS * len(np.unique(answers)) > REPEATS
+
+
+def batches(
+    examples: Examples, rows: Ints, size: int, share: float, rng: np.random.Generator
+) -> Iterator[tuple[Examples, Ints, npt.NDArray[np.bool_]]]:
+    """Batches of ``rows`` without end, about ``share`` from copies where labels repeat: examples, rows of them, which are copies."""
+    shown, copying, count = examples, share > 0 and labelled(examples, rows), 0
+    while True:
+        if copying and count % REDRAW == 0:
+            shown = examples.joined(relabelled(examples, rows, rng))
+        chosen, copy = rng.choice(rows, size), np.zeros(size, bool)
+        if copying:
+            copies = rng.integers(len(examples), len(shown), size)
+            copy = rng.random(size) < share
+            chosen = np.where(copy, copies, chosen)
+        yield shown, chosen, copy
+        count += 1
 
 
 def relabelled(examples: Examples, rows: Ints, rng: np.random.Generator) -> Examples:
@@ -31,8 +52,7 @@ def relabelled(examples: Examples, rows: Ints, rng: np.random.Generator) -> Exam
     labels = labels[labels >= 0]
     place = np.full(len(examples.vectors) + 1, -1)
     place[labels] = np.arange(len(labels))
-    owner = np.searchsorted(np.unique(examples.first[rows]), examples.first)
-    users = np.unique(examples.first[rows])
+    users, owner = np.unique(examples.first[rows], return_inverse=True)
     exchange = rng.permuted(np.tile(np.arange(len(labels)), (len(users), 1)), axis=1)
 
     event = np.arange(len(examples.ts))
@@ -45,7 +65,7 @@ def relabelled(examples: Examples, rows: Ints, rng: np.random.Generator) -> Exam
     asked = rows.copy()
     label = place[examples.answer[rows]]
     swapped = np.flatnonzero(label >= 0)
-    wanted = exchange[owner[rows[swapped]], label[swapped]]
+    wanted = exchange[owner[swapped], label[swapped]]
     asked[swapped] = _drawn(rows, place[examples.answer[rows]], wanted, rng)
     return replace(
         examples,

@@ -14,14 +14,12 @@ from encoders.examples import Examples, Ints
 from encoders.llm import FrozenLLM
 from encoders.personalizer import Aggregator, Head
 from encoders.registry import new_aggregator, new_head
-from encoders.relabelling import labelled, relabelled
+from encoders.relabelling import batches
 from schemas.config import Config, TrainConfig
 from schemas.errors import InputError
 
 #: Share of the steps over which the naming loss fades out.
 WARM_UP = 0.5
-#: Steps after which other users of other tastes are drawn.
-REDRAW = 25
 
 
 @dataclass(frozen=True)
@@ -153,17 +151,9 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / warm) * (1 - 0.9 * i / settings.steps))
     best: dict[str, Any] = {"loss": {"right": float("inf")}}
     best_weights, stale, step = deepcopy(model.state_dict()), 0, 0
-    exchanging = aggregator.relabelled and settings.relabelled > 0 and labelled(examples, training)
-    shown = examples
-    for step in range(1, settings.steps + 1):
-        if exchanging and step % REDRAW == 1:
-            shown = examples.joined(relabelled(examples, training, rng))
-        rows = rng.choice(training, settings.batch_size)
-        copy = np.zeros(len(rows), bool)
-        if exchanging:
-            copies = rng.integers(len(examples), len(shown), len(rows))
-            copy = rng.random(len(rows)) < settings.relabelled
-            rows = np.where(copy, copies, rows)
+    drawn = batches(examples, training, settings.batch_size, settings.relabelled if aggregator.relabelled else 0, rng)
+    # The range first: nothing is drawn beyond the last step.
+    for step, (shown, rows, copy) in zip(range(1, settings.steps + 1), drawn, strict=False):
         prefix = model.prefix(
             shown,
             rows,

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from encoders import training
+from encoders import relabelling, training
 from encoders.adapter import QueryAdapter
 from encoders.examples import DAY, Examples
 from encoders.head import TideHead
 from encoders.llm import FrozenLLM
+from encoders.relabelling import relabelled
 from encoders.training import Model, Trained, evaluate, train
 from schemas.config import Config
 
@@ -171,9 +172,17 @@ def test_held_out_examples_are_the_latest_and_never_trained_on(planted: Examples
 
 
 def test_the_papers_methods_learn_from_no_copies(planted: Examples, llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "relabelled", lambda *_: pytest.fail("a copy was made"))
-    for personalizer in ("pplug", "tapper"):
-        train(planted, llm, with_train(steps=1).model_copy(update={"personalizer": personalizer}))
+    copied: list[str] = []
+    for personalizer in ("tide", "pplug", "tapper"):
+        config = with_train(steps=1).model_copy(update={"personalizer": personalizer})
+
+        def told(*given: Any, name: str = personalizer) -> Examples:
+            copied.append(name)
+            return relabelled(*given)
+
+        monkeypatch.setattr(relabelling, "relabelled", told)
+        train(planted, llm, config)
+    assert copied == ["tide"]
 
 
 def test_the_three_arms_differ_by_history_alone(planted: Examples, trained: Trained) -> None:
