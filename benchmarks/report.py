@@ -63,7 +63,8 @@ def weak(rows: list[dict[str, Any]]) -> list[str]:
     moves it."""
     lines = []
     for cell in sorted({(r["task"], r["data"], r["split"]) for r in rows}):
-        mine = {r["arm"]: r["mean"] for r in rows if (r["task"], r["data"], r["split"]) == cell and r["metric"] == "accuracy"}
+        here = [r for r in rows if (r["task"], r["data"], r["split"]) == cell]
+        mine, loss = ({r["arm"]: r["mean"] for r in here if r["metric"] == metric} for metric in ("accuracy", "nll"))
         guess = max((v for a, v in mine.items() if a in REFERENCE), default=0.0)
         asked = max((v for a, v in mine.items() if a not in REFERENCE), default=1.0)
         if guess > asked:
@@ -75,7 +76,6 @@ def weak(rows: list[dict[str, Any]]) -> list[str]:
             lines.append(
                 f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** It saw too few histories: `recency` and `bm25` say nothing here."
             )
-        loss = {r["arm"]: r["mean"] for r in rows if (r["task"], r["data"], r["split"]) == cell and r["metric"] == "nll"}
         best = min((v for a, v in loss.items() if a in TRAINED), default=0.0)
         if best > (1 - MOVED) * loss.get("none", 0.0) > 0:
             what = f"no prefix moves the LLM, loss {loss['none']:.3f} without one and {best:.3f} with the best"
