@@ -52,13 +52,17 @@ BATCH, WRITTEN = 64, 300
 ROW_HISTORY = 160
 
 
+#: Learning rate of each method: of these two the better on examples held out of training, news-category, seed 0.
+RATES = {"tide": 3e-3, "tapper": 1e-3, "pplug": 1e-3}
+
+
 @dataclass(frozen=True)
 class Budget:
-    """What every trained arm gets: the same steps, batch, rate and items; ``lag`` ages the judged states by so many nights."""
+    """What every trained arm gets: the same steps, batch and items, its method's rate; ``lag`` ages the judged states by so many nights."""
 
     steps: int = 600
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = RATES["tide"]
     history: int = 64
     evaluated: int = 512
     lag: int = 0
@@ -171,9 +175,14 @@ class Ablated(Tide):
         return StateBatch({**state.columns, **items}, np.zeros_like(state.offsets))
 
 
+def method_of(arm: str) -> str:
+    """The personalizer that a trained arm is made with."""
+    return arm.split("-")[0] if arm != "default" else "tide"
+
+
 def arm_config(arm: str, seed: int, budget: Budget) -> Config:
     """The configuration that an arm is trained with."""
-    method = arm.split("-")[0] if arm != "default" else "tide"
+    method = method_of(arm)
     return Config(
         seed=seed,
         personalizer=method,

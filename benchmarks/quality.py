@@ -20,7 +20,7 @@ import torch
 import typer
 
 from benchmarks import arms
-from benchmarks.arms import ARMS, PROMPTED, REFERENCE, TRAINED, Budget, Outcome
+from benchmarks.arms import ARMS, PROMPTED, RATES, REFERENCE, TRAINED, Budget, Outcome, method_of
 from benchmarks.costs import costs
 from benchmarks.datasets import LAMP, TASKS, Bench, build, describe
 from benchmarks.frozen import CACHE, config_for, frozen_llm
@@ -128,6 +128,7 @@ def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, 
     """Run one arm unless the same was kept before."""
     made = {"llm": llm.fingerprint, "seed": seed, "examples": most, "device": device()}
     if name in TRAINED:
+        budget = replace(budget, learning_rate=RATES[method_of(name)])
         made["budget"] = asdict(budget)
     key = hashlib.sha256(json.dumps({**made, "device": ""}, sort_keys=True).encode()).hexdigest()[:12]
     directory = cache / "outcomes" / f"{bench.task.name}@{bench.task.data}"

@@ -128,8 +128,11 @@ def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
 
 
 def _paired(one: Run, other: Run) -> tuple[Run, Run] | None:
-    """Two runs on the examples that both judged (oppu judges some users only); None after unequal training, or where there are none."""
-    budgets = [r.about["budget"] for r in (one, other) if "budget" in r.about]
+    """Two runs on the examples that both judged (oppu judges some users only); None after unequal training, or where there are none.
+
+    Each method has a learning rate of its own.
+    """
+    budgets = [{**r.about["budget"], "learning_rate": None} for r in (one, other) if "budget" in r.about]
     shared = np.intersect1d(one.arrays["event"], other.arrays["event"])
     if not len(shared) or any(b != budgets[0] for b in budgets):
         return None

@@ -1,9 +1,14 @@
 """tide's fusion head: the query attends over slots and window, and the result moves the neutral prefix (Head says how).
 
+Beside the learned path, the window's targets are said to the LLM in its own embeddings: ``ΔP_l = MLP(…)_l + n_l·Σ a_i·(N·h_i + b)``,
+``a`` the window's attention. N, b are fitted to the targets' embeddings before the first step, so a label that training users hardly show
+is said as well as a common one.
+
 A user without events gets the same path with everything masked, where both attentions fall on their learned null entry.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +16,9 @@ from torch import Tensor, nn
 from encoders.personalizer import MASKED, Aggregator, Head
 from encoders.tide import DAY, Tide
 from schemas.config import TideConfig
+
+#: Of the mean square of the codes; keeps many targets in few dimensions from being told apart by noise.
+RIDGE = 1e-3
 
 
 class TideHead(Head):
@@ -41,14 +49,36 @@ class TideHead(Head):
         self.out = nn.Linear(joined, self.length * llm_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.naming, self.naming_gain = nn.Linear(d, llm_dim), nn.Parameter(torch.ones(self.length))
+        nn.init.zeros_(self.naming.weight)
+        nn.init.zeros_(self.naming.bias)
         self.slot_decay = nn.Buffer(torch.zeros(k))
 
     def align(self, aggregator: Aggregator) -> None:
         """Start with queries projected as the texts of items are, so that like meets like from the first step."""
         assert isinstance(aggregator, Tide)
         with torch.no_grad():
-            self.query.weight.copy_(aggregator.from_text.weight)
-            self.query.bias.copy_(aggregator.from_text.bias)
+            self.query.weight.copy_(aggregator.text_part(aggregator.from_text.weight.T).T)
+            self.query.bias.copy_(aggregator.text_part(aggregator.from_text.bias))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Heads of 0.1.0 say no targets: what they lack stays at zero."""
+        for name, part in self.named_parameters():
+            if name.startswith("naming"):
+                state_dict.setdefault(prefix + name, torch.zeros_like(part))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @torch.no_grad()
+    def learn_names(self, aggregator: Aggregator, targets: Tensor, embeddings: Tensor) -> None:
+        """Fit ``N, b`` by ridge regression from what targets add to an item code to their embeddings."""
+        assert isinstance(aggregator, Tide)
+        codes, wanted = aggregator.target_part(aggregator.from_target(targets)).double(), (embeddings / self.rms).double()
+        x, y = codes - codes.mean(0), wanted - wanted.mean(0)
+        square = x.T @ x
+        square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
+        weight = torch.linalg.solve(square, x.T @ y).T
+        self.naming.weight.copy_(weight)
+        self.naming.bias.copy_(wanted.mean(0) - weight @ codes.mean(0))
 
     def bind(self, aggregator: Aggregator) -> None:
         """Take the aggregator's half-lives, which the slots' evidence at ``now`` depends on."""
@@ -58,10 +88,11 @@ class TideHead(Head):
     def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         users = now.shape[0]
         q = self.masked_query.expand(users, -1) if query is None else self.query(query)
-        joined = torch.cat([q, self._slots(q, now, state), self._window(q, now, state)], -1)
+        read, named = self._window(q, now, state)
+        joined = torch.cat([q, self._slots(q, now, state), read], -1)
         # Scaled down, so that one step of Adam moves a prefix by hundredths of its rms, whatever the width.
         delta = self.out((joined + self.mix(joined)) / joined.shape[-1] ** 0.5).view(users, self.length, self.llm_dim)
-        return self.contract(delta)
+        return self.contract(delta + self.naming_gain[:, None] * named[:, None])
 
     def _slots(self, q: Tensor, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Attention over the slots; each shows the evidence left by now, ``clamp(m - λ·age, -20, 20)``, and log(1 + age)."""
@@ -73,10 +104,12 @@ class TideHead(Head):
         features = torch.tanh(self.slot_features(torch.cat([state["slot_sum"], seen], -1)) + self.slot_identity)
         score = (self.slot_key(features) * self.slot_query(q)[:, None]).sum(-1) / self.config.dim**0.5
         score = torch.where(mass > -1e30, score, MASKED)
-        return _attend(score, self.slot_value(features), torch.zeros_like(score[:, :1]), self.slot_null)
+        weight, null = _attention(score, torch.zeros_like(score[:, :1]))
+        return (weight * self.slot_value(features)).sum(1) + null * self.slot_null
 
-    def _window(self, q: Tensor, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """TAP-PER's attention with a dot product beside its MLP, so that it starts at likeness and not at random:
+    def _window(self, q: Tensor, now: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the window holds for the query ``[n, 2·D]``, and its targets as the LLM embeds them ``[n, d_llm]``, by TAP-PER's
+        attention with a dot product beside its MLP, so that it starts at likeness and not at random:
 
         ``MLP([q; h; q-h; q⊙h]) + γ·q·h/√D - λ_t·log(1 + Δdays) - λ_o·log(1 + Δorder)``, λ = softplus, γ from 1.
         """
@@ -91,10 +124,12 @@ class TideHead(Head):
         bias = nn.functional.softplus(self.time_decay) * torch.log1p(days)
         bias = bias + nn.functional.softplus(self.order_decay) * torch.log1p(order.float())
         score = torch.where(there, score - bias, MASKED)
-        return _attend(score, self.item_value(items), self.item_null_score.expand(len(q), 1), self.item_null)
+        weight, null = _attention(score, self.item_null_score.expand(len(q), 1))
+        read = (weight * self.item_value(items)).sum(1) + null * self.item_null
+        return read, (weight * items).sum(1) @ self.naming.weight.T + (1 - null) * self.naming.bias
 
 
-def _attend(score: Tensor, value: Tensor, null_score: Tensor, null: Tensor) -> Tensor:
-    """Softmax attention ``[n, i] x [n, i, w] -> [n, w]`` with a null entry, so that it is finite when all is masked."""
+def _attention(score: Tensor, null_score: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over entries and a null entry, so that it is finite when all is masked: weights ``[n, i, 1]`` and the null's ``[n, 1]``."""
     weight = torch.softmax(torch.cat([score, null_score], 1), 1)
-    return (weight[:, :-1, None] * value).sum(1) + weight[:, -1:] * null
+    return weight[:, :-1, None], weight[:, -1:]

@@ -101,8 +101,8 @@ class Aggregator(nn.Module):
 class Head(nn.Module):
     """(query, now, state columns) to a prefix ``[n, L, d_llm]``; one declared input per state column.
 
-    The prefix contract, for every personalizer: ``P = rms · g · (P₀ + ΔP)``. ``g`` starts at 1, ``ΔP`` at zero, and each vector of ``ΔP``
-    is capped at an rms of 3. A user without events takes the same path with everything masked.
+    The prefix contract, for every personalizer: ``P = rms · g · (P₀ + ΔP)``. ``g`` starts at 1, ``ΔP`` at zero (tide's: for users
+    without events), and each vector of ``ΔP`` is capped at an rms of 3. A user without events takes the same path with everything masked.
 
     Args:
         config: the personalizer's section of the configuration.
@@ -124,6 +124,14 @@ class Head(nn.Module):
 
     def align(self, aggregator: Aggregator) -> None:
         """Start from what the aggregator starts from (before training)."""
+
+    def learn_names(self, aggregator: Aggregator, targets: Tensor, embeddings: Tensor) -> None:
+        """Start with a way to say targets to the LLM (before training); for a method that has one.
+
+        Args:
+            targets: float32 ``[t, text_dim]``, the encoder's vectors of distinct targets.
+            embeddings: float32 ``[t, d_llm]``, each target's mean token embedding.
+        """
 
     def bind(self, aggregator: Aggregator) -> None:
         """Take over what the head must know of its aggregator (before every training step)."""

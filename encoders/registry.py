@@ -29,6 +29,9 @@ KINDS = {
     "tapper": Kind(TapperConfig, TapperBank, TapperHead),
 }
 
+#: What an aggregator of 0.1.0 does not say of itself, and what it was then.
+EARLIER = {"tide": {"target_share": 0.0}}
+
 
 def new_aggregator(config: Config, text_dim: int, prefix_shape: tuple[int, int] | None = None) -> Aggregator:
     """The configured personalizer's aggregator with weights drawn from the configured seed.
@@ -56,7 +59,8 @@ def aggregator_from(configuration: dict[str, Any]) -> Aggregator:
     """An aggregator of the shape that ``Aggregator.configuration`` describes; its weights are yet to be loaded."""
     kind, name = KINDS[configuration["personalizer"]], configuration["personalizer"]
     shape = configuration.get("prefix_shape")
-    made: Aggregator = kind.aggregator(kind.section(**configuration[name]), configuration["text_dim"], tuple(shape) if shape else None)
+    section = kind.section(**{**EARLIER.get(name, {}), **configuration[name]})
+    made: Aggregator = kind.aggregator(section, configuration["text_dim"], tuple(shape) if shape else None)
     made.restore(configuration)
     return made
 

@@ -2,7 +2,10 @@
 
 Item code of event i, from the encoder's vectors of text and target, its value and its calendar:
 
-    h_i = W_x·e(text_i) + W_y·e(target_i) + w_v·value_i + W_c·calendar(ts_i)        [D]
+    h_i = [W_x·e(text_i) ; W_y·e(target_i)] + w_v·value_i + W_c·calendar(ts_i)        [D]
+
+Text and target have their own parts of the code: the head says a target back to the LLM (TideHead.learn_names), and a text in the same
+place would drown it.
 
 Long memory: K slots with logits ``f_k(h) = 8·tanh(g_k(h)/8)`` and values ``v_k(h)`` (encoders/slots.py), each with a learned
 half-life; the last slot never decays. Short memory: the last M item codes (encoders/window.py).
@@ -55,8 +58,9 @@ class Tide(Aggregator):
                 Column(name="window_key", dtype="int64", per="item", head=False),
             ),
         )
-        self.from_text = nn.Linear(text_dim, d)
-        self.from_target = nn.Linear(text_dim, d, bias=False)
+        own = round(d * config.target_share)
+        self.from_text = nn.Linear(text_dim, d - own)
+        self.from_target = nn.Linear(text_dim, own or d, bias=False)
         self.from_value = nn.Linear(1, d, bias=False)
         self.from_calendar = nn.Linear(6, d, bias=False)
         self.hidden = nn.Linear(d, config.hidden)
@@ -88,10 +92,18 @@ class Tide(Aggregator):
         given = torch.isfinite(value)
         scaled = torch.where(given, (torch.nan_to_num(value) - self.value_mean) / self.value_std, 0.0)
         # Summed, not a matrix product: with so few columns, a row's bits would depend on its place among the rows (seen with MKL).
-        codes = self.from_text(text) + self.from_target(target) + self.from_value(scaled[:, None])
+        codes = self.text_part(self.from_text(text)) + self.target_part(self.from_target(target)) + self.from_value(scaled[:, None])
         for phase, weight in zip(calendar(ts).T, self.from_calendar.weight.T, strict=True):
             codes = torch.addcmul(codes, phase[:, None], weight)
         return codes
+
+    def text_part(self, x: Tensor) -> Tensor:
+        """``[..., D - own]`` in its place in codes ``[..., D]``, zeros elsewhere."""
+        return nn.functional.pad(x, (0, self.config.dim - x.shape[-1]))
+
+    def target_part(self, x: Tensor) -> Tensor:
+        """``[..., own]`` in its place in codes ``[..., D]``, zeros elsewhere."""
+        return nn.functional.pad(x, (self.config.dim - x.shape[-1], 0))
 
     def slot_inputs(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """``f`` ``[e, K]`` and ``v`` ``[e, K, D]`` of item codes."""

@@ -75,12 +75,13 @@ def new_tide(config: TideConfig) -> Tide:
 
 
 def new_head(tide: Tide) -> TideHead:
-    """A head whose last layer is random, so that prefixes depend on query and state."""
+    """A head whose last layers are random, so that prefixes depend on query and state."""
     torch.manual_seed(2)
     head = TideHead(tide.config, 12, 6, torch.randn(3, 6), 0.5, False)
     head.bind(tide)
-    torch.nn.init.normal_(head.out.weight, std=0.3)
-    torch.nn.init.normal_(head.out.bias, std=0.3)
+    for layer in (head.out, head.naming):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+        torch.nn.init.normal_(layer.bias, std=0.3)
     return head.eval()
 
 

@@ -1,6 +1,7 @@
 """The head: neutral at the start, finite for anyone, deaf to padding."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,7 +71,9 @@ def test_both_attentions_fall_on_their_null_entry(random_head: TideHead, tide: T
     torch.nn.init.normal_(random_head.slot_null)
     torch.nn.init.normal_(random_head.item_null)
     assert torch.equal(random_head._slots(q, now, nobody), random_head.slot_null.expand(USERS, -1))
-    assert torch.equal(random_head._window(q, now, nobody), random_head.item_null.expand(USERS, -1))
+    read, named = random_head._window(q, now, nobody)
+    assert torch.equal(read, random_head.item_null.expand(USERS, -1))
+    assert not named.any()
 
 
 @pytest.mark.parametrize("size", [0.01, 1e4])
@@ -170,3 +173,40 @@ def test_bind_takes_over_the_half_lives_per_day(random_head: TideHead, tide: Tid
     np.testing.assert_allclose(random_head.slot_decay, (tide.decay() * 86_400).detach(), rtol=1e-6)
     assert (random_head.slot_decay[:-1] > before[:-1]).all()
     assert not random_head.slot_decay.requires_grad
+
+
+def test_it_begins_by_saying_the_targets_of_the_window(tide: Tide, random_events: Make, query: Tensor, now: Tensor) -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((4, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    embeddings = torch.from_numpy(rng.standard_normal((4, 6)).astype(np.float32)) * 0.37
+    head = TideHead(tide.config, 12, 6, torch.randn(3, 6), 0.37, False)
+    head.learn_names(tide, torch.from_numpy(vectors), embeddings)
+    events = random_events(30, USERS)
+    # Each user answers one thing only; the last has no events.
+    said = events.user % 4
+    events = replace(events, target=vectors[said].astype(np.float16))
+    states = tide.update(StateBatch.empty(USERS + 1, tide.spec), events)
+    state = {name: torch.from_numpy(array) for name, array in states.head_inputs(tide.spec).items()}
+    asked, times = torch.cat([query, query[:1]]), torch.full((USERS + 1,), TODAY)
+    delta = (head(asked, times, state) - head.neutral_prefix()).detach() / 0.37
+    assert not delta[USERS].any()
+    for user in range(USERS):
+        likeness = torch.cosine_similarity(delta[user].mean(0)[None], embeddings, dim=1)
+        assert int(likeness.argmax()) == user % 4, likeness
+
+
+def test_a_single_target_is_learned_as_itself(tide: Tide) -> None:
+    head = TideHead(tide.config, 12, 6, torch.randn(3, 6), 0.5, False)
+    head.learn_names(tide, torch.ones(1, 16), torch.full((1, 6), 2.0))
+    code = tide.target_part(tide.from_target(torch.ones(1, 16)))
+    torch.testing.assert_close(head.naming(code), torch.full((1, 6), 4.0))
+
+
+def test_weights_of_heads_that_said_nothing_still_load(tide: Tide, state: State, query: Tensor, now: Tensor) -> None:
+    head = TideHead(tide.config, 12, 6, torch.randn(3, 6), 0.37, False)
+    older = {name: x.clone() for name, x in head.state_dict().items() if not name.startswith("naming")}
+    torch.nn.init.normal_(head.naming.weight)
+    head.load_state_dict(older)
+    assert not head.naming.weight.any()
+    torch.testing.assert_close(head(query, now, state), head.neutral_prefix().expand(USERS, -1, -1))
