@@ -166,6 +166,16 @@ def test_no_target_and_no_value_are_not_average_ones(tide: Tide, random_events: 
     assert (tide.item_codes(text, text, torch.tensor([float("nan")]), ts) - missing).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(("share", "text_part", "target_part"), [(0.25, 6, 2), (0.5, 4, 4), (0.0, 8, 8)])
+def test_text_and_target_have_their_parts_of_a_code(tide_config: TideConfig, share: float, text_part: int, target_part: int) -> None:
+    tide = Tide(tide_config.model_copy(update={"target_share": share}), 16)
+    one, other, never = torch.randn(1, 16), torch.randn(1, 16), torch.tensor([float("nan")])
+    ts = torch.tensor([TODAY])
+    code, text, target = (tide.item_codes(x, y, never, ts) for x, y in ((one, one), (other, one), (one, other)))
+    assert torch.equal((text != code).flatten(), torch.arange(8) < text_part)
+    assert torch.equal((target != code).flatten(), torch.arange(8) >= 8 - target_part)
+
+
 def test_infinite_values_do_not_spoil_a_state(tide: Tide, random_events: Make) -> None:
     events = random_events(20, 2)
     events.value[:3] = [np.inf, -np.inf, np.nan]
