@@ -1,8 +1,8 @@
 """tide's fusion head: the query attends over slots and window, and the result moves the neutral prefix (Head says how).
 
-Beside the learned path, the window's targets are said to the LLM in its own embeddings: ``ΔP_l = MLP(…)_l + n_l·Σ a_i·(N·h_i + b)``,
-``a`` the window's attention. N, b are fitted to the targets' embeddings before the first step, so a label that training users hardly show
-is said as well as a common one.
+Beside the learned path, the window's targets are said to the LLM in its own embeddings: ``ΔP_l = MLP(…)_l + n_l·N·Σ a_i·h_i``, ``a`` the
+window's attention, ``n_l`` a gain of each prefix vector. N is fitted to the targets' embeddings before the first step, so a label that
+training users hardly show is said as well as a common one.
 
 A user without events gets the same path with everything masked, where both attentions fall on their learned null entry.
 """
@@ -49,9 +49,8 @@ class TideHead(Head):
         self.out = nn.Linear(joined, self.length * llm_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.naming, self.naming_gain = nn.Linear(d, llm_dim), nn.Parameter(torch.ones(self.length))
+        self.naming, self.naming_gain = nn.Linear(d, llm_dim, bias=False), nn.Parameter(torch.ones(self.length))
         nn.init.zeros_(self.naming.weight)
-        nn.init.zeros_(self.naming.bias)
         self.slot_decay = nn.Buffer(torch.zeros(k))
 
     def align(self, aggregator: Aggregator) -> None:
@@ -63,22 +62,21 @@ class TideHead(Head):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Heads of 0.1.0 say no targets: what they lack stays at zero."""
-        for name, part in self.named_parameters():
-            if name.startswith("naming"):
-                state_dict.setdefault(prefix + name, torch.zeros_like(part))
+        if not any(name.startswith(f"{prefix}naming") for name in state_dict):
+            state_dict[f"{prefix}naming.weight"] = torch.zeros_like(self.naming.weight)
+            state_dict[f"{prefix}naming_gain"] = torch.ones_like(self.naming_gain)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def learn_names(self, aggregator: Aggregator, targets: Tensor, embeddings: Tensor) -> None:
-        """Fit ``N, b`` by ridge regression from what targets add to an item code to their embeddings."""
+        """Fit ``N`` by ridge regression from a target's part of an item code to its embedding; an item without a target says nothing."""
         assert isinstance(aggregator, Tide)
-        codes, wanted = aggregator.target_part(aggregator.from_target(targets)).double(), (embeddings / self.rms).double()
-        x, y = codes - codes.mean(0), wanted - wanted.mean(0)
+        if not aggregator.config.target_share:
+            return
+        x, y = aggregator.target_part(aggregator.from_target(targets)).double(), (embeddings / self.rms).double()
         square = x.T @ x
         square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-12)
-        weight = torch.linalg.solve(square, x.T @ y).T
-        self.naming.weight.copy_(weight)
-        self.naming.bias.copy_(wanted.mean(0) - weight @ codes.mean(0))
+        self.naming.weight.copy_(torch.linalg.solve(square, x.T @ y).T)
 
     def bind(self, aggregator: Aggregator) -> None:
         """Take the aggregator's half-lives, which the slots' evidence at ``now`` depends on."""
@@ -126,7 +124,7 @@ class TideHead(Head):
         score = torch.where(there, score - bias, MASKED)
         weight, null = _attention(score, self.item_null_score.expand(len(q), 1))
         read = (weight * self.item_value(items)).sum(1) + null * self.item_null
-        return read, (weight * items).sum(1) @ self.naming.weight.T + (1 - null) * self.naming.bias
+        return read, self.naming((weight * items).sum(1))
 
 
 def _attention(score: Tensor, null_score: Tensor) -> tuple[Tensor, Tensor]:

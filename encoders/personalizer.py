@@ -101,8 +101,9 @@ class Aggregator(nn.Module):
 class Head(nn.Module):
     """(query, now, state columns) to a prefix ``[n, L, d_llm]``; one declared input per state column.
 
-    The prefix contract, for every personalizer: ``P = rms · g · (P₀ + ΔP)``. ``g`` starts at 1, ``ΔP`` at zero (tide's: for users
-    without events), and each vector of ``ΔP`` is capped at an rms of 3. A user without events takes the same path with everything masked.
+    The prefix contract, for every personalizer: ``P = rms · g · (P₀ + ΔP)``. ``g`` starts at 1, ``ΔP`` at zero, and each vector of ``ΔP``
+    is capped at an rms of 3. A user without events takes the same path with everything masked. tide's ΔP starts at zero for such a
+    user only: ``learn_names`` has it say the targets of the others.
 
     Args:
         config: the personalizer's section of the configuration.

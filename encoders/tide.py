@@ -2,10 +2,10 @@
 
 Item code of event i, from the encoder's vectors of text and target, its value and its calendar:
 
-    h_i = [W_x·e(text_i) ; W_y·e(target_i)] + w_v·value_i + W_c·calendar(ts_i)        [D]
+    h_i = [W_x·e(text_i) + w_v·value_i + W_c·calendar(ts_i) ; W_y·e(target_i)]        [D]
 
-Text and target have their own parts of the code: the head says a target back to the LLM (TideHead.learn_names), and a text in the same
-place would drown it.
+The target has a part of the code to itself: the head says it back to the LLM (TideHead.learn_names), and a text in the same place would
+drown it.
 
 Long memory: K slots with logits ``f_k(h) = 8·tanh(g_k(h)/8)`` and values ``v_k(h)`` (encoders/slots.py), each with a learned
 half-life; the last slot never decays. Short memory: the last M item codes (encoders/window.py).
@@ -58,11 +58,11 @@ class Tide(Aggregator):
                 Column(name="window_key", dtype="int64", per="item", head=False),
             ),
         )
-        own = round(d * config.target_share)
+        own = max(1, round(d * config.target_share)) if config.target_share else 0
         self.from_text = nn.Linear(text_dim, d - own)
         self.from_target = nn.Linear(text_dim, own or d, bias=False)
-        self.from_value = nn.Linear(1, d, bias=False)
-        self.from_calendar = nn.Linear(6, d, bias=False)
+        self.from_value = nn.Linear(1, d - own, bias=False)
+        self.from_calendar = nn.Linear(6, d - own, bias=False)
         self.hidden = nn.Linear(d, config.hidden)
         self.score = nn.Linear(config.hidden, k)
         self.value = nn.Linear(config.hidden, k * d)
@@ -92,10 +92,10 @@ class Tide(Aggregator):
         given = torch.isfinite(value)
         scaled = torch.where(given, (torch.nan_to_num(value) - self.value_mean) / self.value_std, 0.0)
         # Summed, not a matrix product: with so few columns, a row's bits would depend on its place among the rows (seen with MKL).
-        codes = self.text_part(self.from_text(text)) + self.target_part(self.from_target(target)) + self.from_value(scaled[:, None])
+        codes = self.from_text(text) + self.from_value(scaled[:, None])
         for phase, weight in zip(calendar(ts).T, self.from_calendar.weight.T, strict=True):
             codes = torch.addcmul(codes, phase[:, None], weight)
-        return codes
+        return self.text_part(codes) + self.target_part(self.from_target(target))
 
     def text_part(self, x: Tensor) -> Tensor:
         """``[..., D - own]`` in its place in codes ``[..., D]``, zeros elsewhere."""

@@ -145,10 +145,11 @@ def train(
         neutral, frozen = llm.neutral_prefix(settings.prefix_length)
         head = new_head(config, text_dim, llm.dim, neutral, llm.embedding_rms(examples.prompts[:2000]), frozen)
         head.align(aggregator)
-        _, named = np.unique(examples.answer[training], return_index=True)
-        named = training[np.random.default_rng(config.seed).permutation(named)[:NAMES]]
-        vectors = torch.from_numpy(examples.vectors[examples.answer[named]]).float()
-        head.learn_names(aggregator, vectors, llm.target_embeddings([examples.targets[i] for i in named]).cpu())
+        if (examples.target[examples.seen(training)] >= 0).any():
+            _, named = np.unique(examples.answer[training], return_index=True)
+            named = training[np.random.default_rng(config.seed).permutation(named)[:NAMES]]
+            vectors = torch.from_numpy(examples.vectors[examples.answer[named]]).float()
+            head.learn_names(aggregator, vectors, llm.target_embeddings([examples.targets[i] for i in named]).cpu())
         head.learn_rows(int(examples.user.max()) + 1)
         model = Model(aggregator, QueryAdapter(text_dim), head, settings).to(llm.device)
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -31,7 +31,7 @@ class TideConfig(Section):
 
     slots: int = Field(8, ge=1, description="slots of the long memory, K")
     dim: int = Field(64, ge=8, description="width of an item code, D")
-    target_share: float = Field(0.5, ge=0, le=0.9, description="share of an item code that its target alone fills; 0: shared with its text")
+    target_share: float = Field(0.5, ge=0, le=0.9, description="share of an item code that its target alone fills; 0: shared with all else")
     window: int = Field(64, ge=1, description="items in the short memory, M")
     hidden: int = Field(128, ge=8, description="width of the item network's hidden layer")
     half_life_hours: float = Field(6.0, gt=0, description="shortest initial half-life")

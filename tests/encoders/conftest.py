@@ -79,9 +79,8 @@ def new_head(tide: Tide) -> TideHead:
     torch.manual_seed(2)
     head = TideHead(tide.config, 12, 6, torch.randn(3, 6), 0.5, False)
     head.bind(tide)
-    for layer in (head.out, head.naming):
-        torch.nn.init.normal_(layer.weight, std=0.3)
-        torch.nn.init.normal_(layer.bias, std=0.3)
+    for weight in (head.out.weight, head.out.bias, head.naming.weight):
+        torch.nn.init.normal_(weight, std=0.3)
     return head.eval()
 
 

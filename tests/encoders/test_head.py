@@ -200,7 +200,16 @@ def test_a_single_target_is_learned_as_itself(tide: Tide) -> None:
     head = TideHead(tide.config, 12, 6, torch.randn(3, 6), 0.5, False)
     head.learn_names(tide, torch.ones(1, 16), torch.full((1, 6), 2.0))
     code = tide.target_part(tide.from_target(torch.ones(1, 16)))
-    torch.testing.assert_close(head.naming(code), torch.full((1, 6), 4.0))
+    torch.testing.assert_close(head.naming(code), torch.full((1, 6), 4.0), rtol=1e-2, atol=0)
+
+
+def test_items_without_a_target_say_nothing(tide: Tide, random_events: Make, query: Tensor, now: Tensor) -> None:
+    head = TideHead(tide.config, 12, 6, torch.randn(3, 6), 0.5, False)
+    head.learn_names(tide, torch.randn(3, 16), torch.randn(3, 6))
+    events = random_events(30, USERS)
+    states = tide.update(StateBatch.empty(USERS, tide.spec), replace(events, target=np.zeros_like(events.target)))
+    state = {name: torch.from_numpy(array) for name, array in states.head_inputs(tide.spec).items()}
+    torch.testing.assert_close(head(query, now, state), head.neutral_prefix().expand(USERS, -1, -1), atol=1e-6, rtol=0)
 
 
 def test_weights_of_heads_that_said_nothing_still_load(tide: Tide, state: State, query: Tensor, now: Tensor) -> None:
@@ -209,4 +218,6 @@ def test_weights_of_heads_that_said_nothing_still_load(tide: Tide, state: State,
     torch.nn.init.normal_(head.naming.weight)
     head.load_state_dict(older)
     assert not head.naming.weight.any()
+    with pytest.raises(RuntimeError, match="naming_gain"):
+        head.load_state_dict({**older, "naming.weight": head.naming.weight})
     torch.testing.assert_close(head(query, now, state), head.neutral_prefix().expand(USERS, -1, -1))
