@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.arms import RATES, method_of
 from benchmarks.metrics import macro_f1_of
 
 RESAMPLES = 1_000
@@ -44,12 +45,13 @@ class Run:
 
 
 def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
-    """(task, data, split, arm) to seed to its latest run; of a task only what was run against its latest LLM."""
+    """(task, data, split, arm) to seed to its latest run; of a task only what was run against its latest LLM, and at its method's rate."""
     found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
     kept = [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
     latest = {(about["task"], about["data"]): about["llm"] for _, about in kept}
     for path, about in kept:
-        if about["llm"] != latest[about["task"], about["data"]]:
+        rate = about.get("budget", {}).get("learning_rate")
+        if about["llm"] != latest[about["task"], about["data"]] or (rate is not None and rate != RATES[method_of(about["arm"])]):
             continue
         with np.load(path.with_suffix(".npz")) as arrays:
             run = Run(about, dict(arrays))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.arms import RATES
 from benchmarks.metrics import macro_f1_of
 from benchmarks.tables import Run, _draws, resampled, write_tables
 
@@ -63,8 +64,7 @@ def test_making_the_tables_again_changes_nothing_and_keeps_other_rows(results: P
 
 def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results: Path, tmp_path: Path) -> None:
     folder = tmp_path / "outcomes" / "t@d"
-    # Only steps of the same number; the rate is each method's own.
-    for seed, change in ((0, {"budget": {"steps": 1, "learning_rate": 0.5}}), (1, {"budget": {"steps": 2}})):
+    for seed, change in ((0, {"budget": {"steps": 1}}), (1, {"budget": {"steps": 2}})):
         for arm in ("tide", "default"):
             path = folder / f"{arm}-{seed}.json"
             about = json.loads(path.read_text())
@@ -76,6 +76,15 @@ def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results:
     write_tables(tmp_path / "outcomes", results)
     assert {row["llm"] for row in json.loads((results / "quality.json").read_text())} == {"e" * 64}
     assert json.loads((results / "verdicts.json").read_text()) == []
+
+
+def test_a_run_at_another_rate_than_its_methods_does_not_count(results: Path, tmp_path: Path) -> None:
+    path = tmp_path / "outcomes" / "t@d" / "tide-1.json"
+    for rate, seeds in ((RATES["tide"], 2), (10.0, 1)):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "budget": {"learning_rate": rate}}))
+        write_tables(tmp_path / "outcomes", results)
+        rows = json.loads((results / "quality.json").read_text())
+        assert {row["seeds"] for row in rows if row["arm"] == "tide"} == {seeds}
 
 
 def test_resampled_f1_is_that_of_the_resampled_examples() -> None:

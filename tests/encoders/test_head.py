@@ -1,4 +1,4 @@
-"""The head: neutral at the start, finite for anyone, deaf to padding."""
+"""The head: neutral until it learns names, finite for anyone, deaf to padding."""
 
 from collections.abc import Callable
 from dataclasses import replace
