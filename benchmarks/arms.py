@@ -62,7 +62,7 @@ class Budget:
 
     steps: int = 600
     batch_size: int = 32
-    learning_rate: float = RATES["tide"]
+    learning_rate: float | None = None
     history: int = 64
     evaluated: int = 512
     lag: int = 0
@@ -201,7 +201,7 @@ def arm_config(arm: str, seed: int, budget: Budget) -> Config:
             prefix_length=2 if method == "pplug" else 8,
             steps=budget.steps,
             batch_size=budget.batch_size,
-            learning_rate=budget.learning_rate,
+            learning_rate=budget.learning_rate or RATES[method],
             history=budget.history,
             evaluate_every=max(1, budget.steps // 2),
             evaluated=budget.evaluated,

@@ -69,6 +69,7 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
         prefixes = arms.served(bench, trained, arm, seed, budget, every)
         found.update({split: arms.judge(bench, llm, chosen, prefixes) for split, chosen in rows.items()})
         found["costs"] = costs(bench, trained, arm, every)
+        found["held_out"] = trained.metrics["loss"]["right"]
     return found
 
 
@@ -95,6 +96,7 @@ def run(
     cache: Annotated[Path, typer.Option(help="Encoded texts, tuned LLMs, outcomes of single examples.")] = CACHE,
     results: Annotated[Path, typer.Option(help="Where quality.json and verdicts.json are.")] = Path(__file__).parent / "results",
     steps: Annotated[int, typer.Option(help="Steps of every trained arm.")] = Budget.steps,
+    rate: Annotated[float | None, typer.Option(help="Learning rate; such runs do not count. [default: the method's own]")] = None,
     age: Annotated[int, typer.Option(help="Judge states so many nights old; such rows have a split of their own, known+7.")] = 0,
     examples: Annotated[int, typer.Option(help="Test examples of a split, at most.")] = 1_000,
     tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 1_600,
@@ -104,7 +106,7 @@ def run(
     names = {t.name for t in (*TASKS, *LAMP)}
     if unknown := set(arm or []) - set(ARMS) | set(task or []) - names:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join(ARMS)}; tasks: {', '.join(sorted(names))}")
-    budget = replace(Budget(), steps=steps, lag=age)
+    budget = replace(Budget(), steps=steps, lag=age, learning_rate=rate)
     encoder = None if tables else TextEncoder(EncoderConfig())
     for one in (*TASKS, *(LAMP if task else [])):
         if encoder is None or (task and one.name not in task) or (source and one.data != source):
@@ -128,7 +130,7 @@ def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, 
     """Run one arm unless the same was kept before."""
     made = {"llm": llm.fingerprint, "seed": seed, "examples": most, "device": device()}
     if name in TRAINED:
-        budget = replace(budget, learning_rate=RATES[method_of(name)])
+        budget = replace(budget, learning_rate=budget.learning_rate or RATES[method_of(name)])
         made["budget"] = asdict(budget)
     key = hashlib.sha256(json.dumps({**made, "device": ""}, sort_keys=True).encode()).hexdigest()[:12]
     directory = cache / "outcomes" / f"{bench.task.name}@{bench.task.data}"
@@ -140,9 +142,11 @@ def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, 
     for one in missing:
         about = {**made, "task": bench.task.name, "data": bench.task.data, "kind": bench.task.kind, "arm": name}
         about["split"] = f"{one}+{budget.lag}" if budget.lag else one
-        keep(directory, f"{name}-{seed}-{one}-{key}", found[one], {**about, "labels": len(bench.labels), "costs": found["costs"]})
+        told = {"held_out": found["held_out"]} if "held_out" in found else {}
+        keep(directory, f"{name}-{seed}-{one}-{key}", found[one], {**about, **told, "labels": len(bench.labels), "costs": found["costs"]})
         means = {c: round(float(np.nanmean(x)), 4) for c, x in found[one].columns.items() if c not in ("found", "gold")}
-        line = {"arm": name, "seed": seed, "split": one, "n": len(found[one].event), **means, "s": round(time.monotonic() - started)}
+        line = {"arm": name, "seed": seed, "split": one, "n": len(found[one].event), **means, **told}
+        line["s"] = round(time.monotonic() - started)
         print(json.dumps(line), file=sys.stderr, flush=True)
 
 

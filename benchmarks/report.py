@@ -158,9 +158,10 @@ def run(
     verdicts = json.loads((results / "verdicts.json").read_text())
     devices = sorted({r["device"] for r in rows})
     models = sorted({(r["task"], r["data"], r["llm"][:16]) for r in rows})
-    tasks = {r["task"] for r in rows}
+    tasks = {(r["task"], r["data"]) for r in rows}
     arms = {r["arm"] for r in rows}
-    absent = [t.name + " (" + t.data + ")" for t in TASKS if t.name not in tasks]
+    run_on = {t: {r["arm"] for r in rows if (r["task"], r["data"]) == (t.name, t.data)} for t in TASKS if (t.name, t.data) in tasks}
+    absent = [t.name + " (" + t.data + ")" for t in TASKS if (t.name, t.data) not in tasks]
     seeds = sorted({r["seeds"] for r in rows})
     trained = [r.about["budget"] for by in load(cache / "outcomes").values() for r in by.values() if "budget" in r.about]
     budgets = sorted({json.dumps({k: v for k, v in b.items() if k != "learning_rate"}) for b in trained})
@@ -195,6 +196,12 @@ def run(
             [
                 *absent,
                 *(f"arm {a}" for a in ARMS if a not in arms),
+                *(
+                    f"{arm} on {task.name} ({task.data})"
+                    for task, there in run_on.items()
+                    for arm in ARMS
+                    if arm in arms - there and (task.kind == "label" or arm not in REFERENCE)
+                ),
                 "quality by age of the state",
                 "histories up to the second before",
                 "the ablation of tide's shape",

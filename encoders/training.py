@@ -114,6 +114,16 @@ def naming_loss(prefix: Tensor, head: Head, llm: FrozenLLM, targets: list[str]) 
     return gap.square().mean() / wanted.square().mean()
 
 
+def _learn_names(head: Head, aggregator: Aggregator, examples: Examples, rows: Ints, llm: FrozenLLM, seed: int) -> None:
+    """Show a head the distinct targets of the examples ``rows``; none where no event has a target, and what is asked for is a text."""
+    if not (examples.target[examples.seen(rows)] >= 0).any():
+        return
+    _, named = np.unique(examples.answer[rows], return_index=True)
+    named = rows[np.random.default_rng(seed).permutation(named)[:NAMES]]
+    vectors = torch.from_numpy(examples.vectors[examples.answer[named]]).float()
+    head.learn_names(aggregator, vectors, llm.target_embeddings([examples.targets[i] for i in named]).cpu())
+
+
 def train(
     examples: Examples,
     llm: FrozenLLM,
@@ -145,11 +155,7 @@ def train(
         neutral, frozen = llm.neutral_prefix(settings.prefix_length)
         head = new_head(config, text_dim, llm.dim, neutral, llm.embedding_rms(examples.prompts[:2000]), frozen)
         head.align(aggregator)
-        if (examples.target[examples.seen(training)] >= 0).any():
-            _, named = np.unique(examples.answer[training], return_index=True)
-            named = training[np.random.default_rng(config.seed).permutation(named)[:NAMES]]
-            vectors = torch.from_numpy(examples.vectors[examples.answer[named]]).float()
-            head.learn_names(aggregator, vectors, llm.target_embeddings([examples.targets[i] for i in named]).cpu())
+        _learn_names(head, aggregator, examples, training, llm, config.seed)
         head.learn_rows(int(examples.user.max()) + 1)
         model = Model(aggregator, QueryAdapter(text_dim), head, settings).to(llm.device)
     trainable = [p for p in model.parameters() if p.requires_grad]
