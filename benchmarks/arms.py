@@ -104,6 +104,11 @@ def judge(bench: Bench, llm: FrozenLLM, rows: Ints, prefixes: Prefixes, prompts:
         if kind != "text" or start < WRITTEN:
             answers += llm.generate(prefix, asked[part])
     columns = {"nll": torch.cat(losses).double().cpu().numpy()}
+    if kind != "text":
+        # An answer is right however the tokenizer spaces it.
+        known = bench.labels or sorted(set(examples.targets))
+        spelled = dict(zip(llm.written(known), known, strict=True))
+        answers = [spelled.get(answer, answer) for answer in answers]
     if kind == "label":
         columns.update(found=label_index(answers, bench.labels), gold=label_index(golds, bench.labels))
         columns["accuracy"] = (columns["found"] == columns["gold"]).astype(np.float64)

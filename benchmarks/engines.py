@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-# One thread a worker, so that two workers are two cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One thread a worker, so that two workers are two cores: of torch and Arrow, of tokenizers, of Polars, of Lance.
+for pool in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "LANCE_CPU_THREADS"):
+    os.environ.setdefault(pool, "1")
 
 import typer
 

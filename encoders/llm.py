@@ -186,6 +186,11 @@ class FrozenLLM:
         )
         return [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
 
+    def written(self, targets: Sequence[str]) -> list[str]:
+        """Each target as ``generate`` gives it when the LLM says it: a word-piece tokenizer turns "3.5" into "3. 5"."""
+        ids = self._tokens(targets, self.config.max_target_tokens, cut="end")
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
     @torch.no_grad()
     def target_embeddings(self, targets: Sequence[str]) -> Tensor:
         """Mean input embedding of each target's tokens, float32 ``[n, d]``: what naming it in the prompt would look like."""

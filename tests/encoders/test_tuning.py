@@ -72,6 +72,12 @@ def test_an_encoder_becomes_a_seq2seq_llm_and_keeps_its_embeddings(lessons: Less
         loaded.neutral_prefix(3)
 
 
+def test_a_warm_cross_attention_is_the_self_attention_beside_it(tiny_encoder_dir: Path) -> None:
+    layers = [warm_seq2seq(str(tiny_encoder_dir), 1, 1, warm_cross_attention=warm)[0].decoder.bert.encoder.layer[0] for warm in (True, False)]
+    same = [torch.equal(layer.crossattention.self.query.weight, layer.attention.self.query.weight) for layer in layers]
+    assert same == [True, False]
+
+
 def test_tuned_in_bfloat16_it_is_kept_so(lessons: Lessons, tiny_encoder_dir: Path, tmp_path: Path) -> None:
     base = lambda: warm_seq2seq(str(tiny_encoder_dir), 1, 1)  # noqa: E731
     heard: list[float] = []

@@ -1,0 +1,41 @@
+"""What a test example comes to: loss and answer, whatever the LLM's tokenizer does to spaces."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from authors import articles
+
+from benchmarks.arms import judge
+from encoders.llm import FrozenLLM
+from encoders.text import default_model
+from encoders.tuning import warm_seq2seq
+from schemas.config import LLMConfig
+
+
+def test_an_answer_is_right_however_its_tokenizer_spaces_it(tmp_path: Path, tiny_encoder: Path) -> None:
+    """Word pieces give "3.5" back as "3. 5", which is no number and no label."""
+    bench = articles(tmp_path, tiny_encoder, lambda *_: "a b c")
+    rows = bench.rows(0, "known")[:8]
+    torch.manual_seed(0)
+    llm = FrozenLLM(*warm_seq2seq(default_model(), 1, 1), LLMConfig())
+    nothing = lambda batch: torch.zeros(len(batch), 0, llm.dim)  # noqa: E731
+    prompts = [bench.examples.prompts[i] for i in rows]
+    llm.model.requires_grad_(True)
+    optimizer = torch.optim.Adam(llm.model.parameters(), 1e-3)
+    for _ in range(100):
+        loss, right = llm.loss(nothing(rows), prompts, ["3.5"] * len(rows))
+        if right.all():
+            break
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+    llm.model.requires_grad_(False)
+    assert llm.generate(nothing(rows), prompts) == llm.written(["3.5"]) * len(rows) == ["3. 5"] * len(rows)
+    asked = replace(bench.examples, targets=np.where(np.arange(len(bench.examples)) == rows[0], "4", "3.5").tolist())
+    rated = judge(replace(bench, examples=asked, labels=[], task=replace(bench.task, kind="rating")), llm, rows, nothing)
+    assert rated.columns["mae"].tolist() == pytest.approx([0.5] + [0] * 7)
+    labelled = judge(replace(bench, examples=asked, labels=["3.5", "4"]), llm, rows, nothing)
+    assert labelled.columns["accuracy"].tolist() == [0, *[1] * 7]
