@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 # One thread a worker, so that two workers are two cores: of torch and Arrow, of tokenizers, of Polars, of Lance.
-for pool in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "LANCE_CPU_THREADS"):
-    os.environ.setdefault(pool, "1")
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "LANCE_CPU_THREADS"), "1"))
 
 import typer
 
