@@ -82,7 +82,7 @@ def warm_seq2seq(
             where answers are alike (digits); from random weights their loss stays where it is.
     """
     tokenizer = AutoTokenizer.from_pretrained(model)
-    made = EncoderDecoderModel.from_encoder_decoder_pretrained(
+    made: Any = EncoderDecoderModel.from_encoder_decoder_pretrained(
         model, model, encoder_num_hidden_layers=encoder_layers, decoder_num_hidden_layers=decoder_layers
     )
     if warm_cross_attention:

@@ -73,7 +73,8 @@ def test_an_encoder_becomes_a_seq2seq_llm_and_keeps_its_embeddings(lessons: Less
 
 
 def test_a_warm_cross_attention_is_the_self_attention_beside_it(tiny_encoder_dir: Path) -> None:
-    layers = [warm_seq2seq(str(tiny_encoder_dir), 1, 1, warm_cross_attention=warm)[0].decoder.bert.encoder.layer[0] for warm in (True, False)]
+    made = [warm_seq2seq(str(tiny_encoder_dir), 1, 1, warm_cross_attention=warm)[0] for warm in (True, False)]
+    layers = [model.decoder.bert.encoder.layer[0] for model in made]
     same = [torch.equal(layer.crossattention.self.query.weight, layer.attention.self.query.weight) for layer in layers]
     assert same == [True, False]
 
