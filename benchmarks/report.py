@@ -175,7 +175,8 @@ def run(
         *(["**One seed: a direction, not a verdict.** The machine was shared, so the times are upper bounds.", ""] if seeds == [1] else []),
         f"- Machine: {'; '.join(devices)}. Seeds a cell: {', '.join(map(str, seeds))}.",
         f"- Frozen LLM: an encoder-decoder warm-started from MiniLM ({ENCODER_LAYERS} and {DECODER_LAYERS} layers, token embeddings kept),"
-        f" tuned per task on users and times outside the test, half of the batches behind `P₀` (L = {LENGTH}), then frozen: "
+        f" tuned per task on users and times outside the test, half of the batches behind `P₀` (L = {LENGTH}), then frozen; those of tasks"
+        " without labels start their cross-attention from the self-attention, or they do not learn to copy digits: "
         + "; ".join(f"{task} ({data}) `{name}`" for task, data, name in models)
         + ".",
         *(f"- Every trained arm got the same budget: `{b}`." for b in budgets),

@@ -205,13 +205,22 @@ def _new_rows(
 def new_revisions(rows: pl.DataFrame, existing: pl.DataFrame) -> pl.DataFrame:
     """The rows that add something, with their ``revision``.
 
-    The same content again adds nothing, other content is the next revision. Content that was replaced before comes back only with a
-    stated knowledge time, later than all that is known of the event: a file read twice changes nothing, a correction taken back does.
+    The first of an event is revision 1; of the others, the same content again adds nothing, other content is the next revision. Content
+    that was replaced before comes back only with a stated knowledge time, later than all that is known of the event: a file read twice
+    changes nothing, a correction taken back does.
 
     Args:
         rows: validated events, in the order they came; those of one event are taken in the order they were known.
         existing: every revision the home holds of their keys (``EventLog.lookup``).
     """
+    # Most rows are of events that nobody told of before; what follows would look at each for nothing.
+    alone = rows["event_key"].is_unique() & ~rows["event_key"].is_in(existing["event_key"].implode())
+    first = rows.filter(alone).with_columns(revision=pl.lit(1, pl.Int32))
+    return first if alone.all() else pl.concat([first, _next_revisions(rows.filter(~alone), existing)])
+
+
+def _next_revisions(rows: pl.DataFrame, existing: pl.DataFrame) -> pl.DataFrame:
+    """Of rows that meet others of their event, those that add something."""
     event = ["user_id", "event_id"]
     latest = (
         existing.sort("revision")

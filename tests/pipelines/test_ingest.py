@@ -136,7 +136,9 @@ def frame(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
     times = [T0 + timedelta(seconds=int(r["known"])) for r in rows]  # type: ignore[call-overload]
     data = {name: [r[name] for r in rows] for name in ("user_id", "event_id", "content_key", "revision", "known_given")}
     schema = {"user_id": pl.String, "event_id": pl.String, "content_key": pl.Int64, "revision": pl.Int32, "known_given": pl.Boolean}
-    return pl.DataFrame(data, schema=schema).with_columns(pl.Series("known_at", times, dtype=pl.Datetime("us", "UTC")))
+    rows = pl.DataFrame(data, schema=schema).with_columns(pl.Series("known_at", times, dtype=pl.Datetime("us", "UTC")))
+    # Two of the three events share a key, as two events may.
+    return rows.with_columns(event_key=pl.col("event_id").replace_strict({"e": 1, "f": 1, "g": 2}, return_dtype=pl.Int64))
 
 
 def apply(held: dict[str, Held], rows: Sequence[tuple[str, str, int | None]]) -> dict[str, Held]:
@@ -172,7 +174,7 @@ def apply(held: dict[str, Held], rows: Sequence[tuple[str, str, int | None]]) ->
 
 
 FILES = st.lists(
-    st.lists(st.tuples(st.sampled_from("ef"), st.sampled_from("ABC"), st.one_of(st.none(), st.integers(0, 9))), max_size=7),
+    st.lists(st.tuples(st.sampled_from("efg"), st.sampled_from("ABC"), st.one_of(st.none(), st.integers(0, 9))), max_size=7),
     min_size=1,
     max_size=3,
 )
