@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pipelines.engines import Engine
+from pipelines.memory import keep_freed
 from schemas import errors
 from schemas.errors import ConflictError, EngineError, ShardError, TapstateError
 from schemas.records import Shard, StageFigures
@@ -64,6 +65,7 @@ class Stage(Generic[M]):
             return
         if data is not None:
             self.home.objects.remove(path)
+        keep_freed(self.home.config.refresh.shard_megabytes)
         started = time.perf_counter()
         try:
             made = self.work(shard)
