@@ -15,57 +15,25 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import retrieval
-from benchmarks.datasets import Bench, ShuffledDates, of_strangers, without_histories
+from benchmarks.datasets import Bench
 from benchmarks.metrics import label_index, rouge, score_errors
+from benchmarks.variants import HISTORY, SHAPES, TRAINED, Budget, ablated, arm_config, variant
 from encoders.examples import DAY, Examples, Ints
 from encoders.llm import FrozenLLM
 from encoders.personalizer import Aggregator, EventBatch
-from encoders.tide import Tide
 from encoders.training import Trained, train
-from schemas.config import Config, PplugConfig, TapperConfig, TrainConfig
 from schemas.errors import LeakError
 from schemas.states import StateBatch
 from store.packing import Precision, bundle_spec, pack
 
-#: Items of a history that an arm may read when judged: what the banks keep. tide's slots alone would take more.
-HISTORY = 512
 _RETRIEVAL = {"recency": retrieval.latest, "bm25": retrieval.bm25}
 PROMPTED = ("none", *_RETRIEVAL)
-TRAINED = (
-    "default",
-    "tide",
-    "tide-int8",
-    "tapper",
-    "pplug",
-    "tide-window",
-    "tide-shuffled-users",
-    "tide-slots",
-    "tapper-no-time",
-    "tapper-no-user-row",
-    "tide-shuffled-dates",
-)
 REFERENCE = ("own-majority", "last-label", "llm-times-prior")
-ARMS = ("none", *TRAINED[:7], "recency", "bm25", *REFERENCE, *TRAINED[7:], "oppu")
+ARMS = ("none", *TRAINED[:7], "recency", "bm25", *REFERENCE, *(a for a in TRAINED[7:] if a not in SHAPES), "oppu")
 #: Examples judged at a time, and answers written out per split for the writing tasks.
 BATCH, WRITTEN = 64, 300
 #: Latest events that a user's row is fitted from, histories of its examples included.
 ROW_HISTORY = 160
-
-
-#: Learning rate of each method, chosen on examples held out of training, news-category, seed 0; the page has the figures.
-RATES = {"tide": 3e-3, "tapper": 1e-3, "pplug": 3e-3}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every trained arm gets: the same steps, batch and items, its method's rate; ``lag`` ages the judged states by so many nights."""
-
-    steps: int = 600
-    batch_size: int = 32
-    learning_rate: float | None = None
-    history: int = 64
-    evaluated: int = 512
-    lag: int = 0
 
 
 @dataclass(frozen=True)
@@ -160,75 +128,6 @@ def prompted(bench: Bench, arm: str, rows: Ints) -> list[str]:
     return prompts
 
 
-class Ablated(Tide):
-    """tide with one of its memories always empty."""
-
-    empty = ""
-
-    def forward(self, users: int, events: EventBatch) -> dict[str, torch.Tensor]:
-        """As ``Tide.forward``, with the empty memory masked."""
-        state = super().forward(users, events)
-        name, nothing = ("slot_mass", -torch.inf) if self.empty == "slots" else ("window_scale", 0.0)
-        return {**state, name: torch.full_like(state[name], nothing)}
-
-    def update(self, states: StateBatch, events: EventBatch) -> StateBatch:
-        """As ``Tide.update``, without that memory."""
-        state = super().update(states, events)
-        if self.empty == "slots":
-            return StateBatch({**state.columns, "slot_mass": np.full_like(state.columns["slot_mass"], -np.inf)}, state.offsets)
-        items = {c.name: state.columns[c.name][:0] for c in self.spec.columns if c.per == "item"}
-        return StateBatch({**state.columns, **items}, np.zeros_like(state.offsets))
-
-
-def method_of(arm: str) -> str:
-    """The personalizer that a trained arm is made with."""
-    return arm.split("-")[0] if arm != "default" else "tide"
-
-
-def arm_config(arm: str, seed: int, budget: Budget) -> Config:
-    """The configuration that an arm is trained with."""
-    method = method_of(arm)
-    return Config(
-        seed=seed,
-        personalizer=method,
-        pplug=PplugConfig(items=HISTORY),
-        tapper=TapperConfig(
-            items=HISTORY,
-            time=arm != "tapper-no-time",
-            row=arm != "tapper-no-user-row",
-            row_events=32,
-            row_session=8,
-            row_steps=1,
-            row_rate=0.05,
-        ),
-        train=TrainConfig(
-            # Persona-Plug's own prefix is one instruction vector and one personal vector.
-            prefix_length=2 if method == "pplug" else 8,
-            steps=budget.steps,
-            batch_size=budget.batch_size,
-            learning_rate=budget.learning_rate or RATES[method],
-            history=budget.history,
-            evaluate_every=max(1, budget.steps // 2),
-            evaluated=budget.evaluated,
-            patience=100,
-            query_dropout=0.1,
-            # A control's histories say nothing of the labels, and a copy nothing without its history.
-            relabelled=0 if arm in ("default", "tide-shuffled-users") else 0.5,
-        ),
-    )
-
-
-def variant(arm: str, examples: Examples, seed: int) -> Examples:
-    """The examples as the arm gets them: all, without histories, or with a control's."""
-    if arm == "default":
-        return without_histories(examples)
-    if arm == "tide-shuffled-users":
-        return of_strangers(examples, seed)
-    if arm == "tide-shuffled-dates":
-        return ShuffledDates(**vars(examples))
-    return examples
-
-
 def learn(bench: Bench, llm: FrozenLLM, arm: str, seed: int, budget: Budget) -> Trained:
     """Train an arm on its training examples."""
     examples = variant(arm, bench.examples, seed)
@@ -242,15 +141,7 @@ def learn(bench: Bench, llm: FrozenLLM, arm: str, seed: int, budget: Budget) -> 
             print(f"{arm} {seed} step {step} {figures['loss']:.3f} {time.monotonic() - started:.0f}s", file=sys.stderr, flush=True)
 
     own = examples.take(bench.rows(seed, "train"))
-    aggregator = None
-    if arm in ("tide-window", "tide-slots"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            aggregator = Ablated(config.tide, own.vectors.shape[1])
-        aggregator.empty = "slots" if arm == "tide-window" else "window"
-        seen = own.seen(np.arange(len(own)))
-        aggregator.fit_scales(own.events(seen, np.zeros(len(seen), np.int64)))
-    trained = train(own, llm, config, progress, aggregator=aggregator)
+    trained = train(own, llm, config, progress, aggregator=ablated(arm, config, own))
     trained.aggregator.settle(trained.head, trained.adapter, llm.describe())
     if trained.aggregator.needs_llm:
         trained.aggregator.attach(llm)

@@ -5,8 +5,9 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.arms import HISTORY, bundled, states_of, stops_of, variant, with_texts
+from benchmarks.arms import bundled, states_of, stops_of, with_texts
 from benchmarks.datasets import Bench
+from benchmarks.variants import HISTORY, variant
 from encoders.examples import Ints
 from encoders.personalizer import EventBatch
 from encoders.training import Trained

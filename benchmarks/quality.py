@@ -20,12 +20,13 @@ import torch
 import typer
 
 from benchmarks import arms
-from benchmarks.arms import ARMS, PROMPTED, RATES, REFERENCE, TRAINED, Budget, Outcome, method_of
+from benchmarks.arms import ARMS, PROMPTED, REFERENCE, Outcome
 from benchmarks.costs import costs
 from benchmarks.datasets import LAMP, TASKS, Bench, build, describe
 from benchmarks.frozen import CACHE, config_for, frozen_llm
 from benchmarks.oppu import personal
 from benchmarks.tables import write_tables
+from benchmarks.variants import RATES, SHAPES, TRAINED, Budget, method_of
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
@@ -88,7 +89,7 @@ def keep(directory: Path, name: str, outcome: Outcome, about: dict[str, Any]) ->
 
 def run(
     task: Annotated[list[str] | None, typer.Option(help="Tasks; again for more. [default: all]")] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="Arms; again for more. [default: all]")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Arms; again for more. [default: all but changed shapes of tide]")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seeds; again for more. [default: 0, 1 and 2]")] = None,
     split: Annotated[str, typer.Option(help="known, new, or both.")] = "both",
     data: Annotated[Path, typer.Option(help="Directory of the data sets.")] = Path("../shared/data"),
@@ -104,8 +105,8 @@ def run(
 ) -> None:
     """Run arms, keep their outcomes, and make the tables."""
     names = {t.name for t in (*TASKS, *LAMP)}
-    if unknown := set(arm or []) - set(ARMS) | set(task or []) - names:
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join(ARMS)}; tasks: {', '.join(sorted(names))}")
+    if unknown := set(arm or []) - {*ARMS, *SHAPES} | set(task or []) - names:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join((*ARMS, *SHAPES))}; tasks: {', '.join(sorted(names))}")
     budget = replace(Budget(), steps=steps, lag=age, learning_rate=rate)
     encoder = None if tables else TextEncoder(EncoderConfig())
     for one in (*TASKS, *(LAMP if task else [])):

@@ -9,10 +9,11 @@ import matplotlib as mpl
 import numpy as np
 import typer
 
-from benchmarks.arms import ARMS, PROMPTED, RATES, REFERENCE, TRAINED
+from benchmarks.arms import ARMS, PROMPTED, REFERENCE
 from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.tables import load
+from benchmarks.variants import RATES, SHAPES, TRAINED
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -56,6 +57,27 @@ def verdict_table(rows: list[dict[str, Any]]) -> list[str]:
         where = f"| {r['task']} ({r['data']}) | {r['split']} | {r['metric']} | {r['arm']} | {r['against']} "
         lines.append(where + f"| {clear}{r['difference']:+.4f}{clear} | {interval} | {r['users']} | {r['seeds']} |")
     return [*lines, ""]
+
+
+def shape_table(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[str]:
+    """What tide loses or gains with one thing about it changed."""
+    stored = {r["arm"]: r["stored_bytes_at_512_items"] for r in rows if r["stored_bytes_at_512_items"] is not None}
+    changed = [a for a in ("tide-slots", "tide-window", "tide-int8", *SHAPES) if a in stored]
+    lines = [
+        "| arm | task | users | metric | gain over tide | 95 % interval | bytes at 512 items | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in changed:
+        for v in verdicts:
+            # Whoever has the change on the right of a verdict has the gain turned round.
+            sign = {(arm, "tide"): 1, ("tide", arm): -1}.get((v["arm"], v["against"]))
+            if sign and v["metric"] in ("accuracy", "mae", "rougeL", "nll"):
+                low, high = sorted((sign * v["low"], sign * v["high"]))
+                clear = "**" if low > 0 or high < 0 else ""
+                where = f"| {arm} | {v['task']} ({v['data']}) | {v['split']} | {v['metric']} "
+                gain = f"| {clear}{sign * v['difference']:+.4f}{clear} | {low:+.4f} to {high:+.4f} "
+                lines.append(f"{where}{gain}| {stored[arm]:,.0f} | {v['seeds']} |")
+    return [*lines, ""] if len(lines) > 2 else ["Not run yet.", ""]
 
 
 def weak(rows: list[dict[str, Any]]) -> list[str]:
@@ -204,9 +226,9 @@ def run(
                     for arm in ARMS
                     if arm in arms - there and (task.kind == "label" or arm not in REFERENCE)
                 ),
+                *(f"{a} of tide's shape" for a in SHAPES if a not in arms),
                 "quality by age of the state",
                 "histories up to the second before",
-                "the ablation of tide's shape",
             ]
         )
         + ".",
@@ -223,6 +245,11 @@ def run(
         "Paired on the same examples; positive is the arm's gain (loss and errors are turned round). Bold: the interval excludes zero.",
         "",
         *verdict_table(verdicts),
+        "## tide's shape",
+        "",
+        "One thing changed at a time: `--arm` by these names.",
+        "",
+        *shape_table(rows, verdicts),
         "## Costs",
         "",
         *cost_table(rows),

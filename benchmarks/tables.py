@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.arms import RATES, method_of
 from benchmarks.metrics import macro_f1_of
+from benchmarks.variants import RATES, SHAPES, method_of
 
 RESAMPLES = 1_000
 COSTS = (
@@ -31,6 +31,7 @@ PAIRS = (
     *((other, "default") for other in ("tapper", "pplug", "tide-shuffled-users")),
     *(("oppu", other) for other in ("none", "tide")),
     ("tide-int8", "tide"),
+    *((shape, "tide") for shape in SHAPES),
     ("default", "none"),
 )
 LOWER_IS_BETTER = {"nll", "mae", "rmse"}

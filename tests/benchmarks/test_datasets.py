@@ -11,8 +11,9 @@ import torch
 from authors import DAYS, USERS, articles
 
 from benchmarks import datasets
-from benchmarks.arms import HISTORY, prompted, references, refuse_leaks, times_prior
+from benchmarks.arms import prompted, references, refuse_leaks, times_prior
 from benchmarks.datasets import LAMP, TASKS, Bench, ShuffledDates, build, of_strangers, without_histories
+from benchmarks.variants import HISTORY
 from encoders.examples import DAY
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.arms import RATES
 from benchmarks.metrics import macro_f1_of
 from benchmarks.tables import Run, _draws, resampled, write_tables
+from benchmarks.variants import RATES
 
 
 def keep(place: Path, arm: str, seed: int, right: np.ndarray, user: np.ndarray) -> None:

@@ -1,0 +1,63 @@
+"""What the arms are made with: one thing changed, and that alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from authors import articles
+
+from benchmarks.datasets import Bench
+from benchmarks.variants import SHAPES, TRAINED, Ablated, Budget, ablated, arm_config
+from schemas.states import StateBatch
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Bench:
+    return articles(tmp_path_factory.mktemp("data"), tiny_encoder, lambda *_: "a b c")
+
+
+def differing(arm: str) -> set[str]:
+    """Keys, ``section.name``, in which an arm's configuration is not tide's."""
+    ours, tide = (arm_config(name, 0, Budget()).model_dump() for name in (arm, "tide"))
+    return {f"{s}.{key}" for s in ours if isinstance(ours[s], dict) for key in ours[s] if ours[s][key] != tide[s][key]}
+
+
+def test_a_shape_changes_what_it_says_and_nothing_else() -> None:
+    for arm, sections in SHAPES.items():
+        assert differing(arm) == {f"{section}.{key}" for section, changes in sections.items() for key in changes}
+    assert differing("tide-shuffled-users") == {"train.relabelled"}
+    assert differing("tide-window") == differing("tide-int8") == set()
+    assert {arm_config(arm, 3, Budget(steps=7)).train.steps for arm in TRAINED} == {7}
+
+
+def made(bench: Bench, arm: str) -> Ablated:
+    found = ablated(arm, arm_config(arm, 0, Budget()), bench.examples)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("arm", ["tide-window", "tide-slots"])
+def test_an_empty_memory_reaches_the_head_neither_in_training_nor_from_the_store(bench: Bench, arm: str) -> None:
+    rows = bench.rows(0, "known")[:5]
+    events = bench.examples.histories(rows, size=64)
+    aggregator = made(bench, arm)
+    trained = {name: x.detach().numpy() for name, x in aggregator.forward(len(rows), events).items()}
+    stored = aggregator.update(StateBatch.empty(len(rows), aggregator.spec), events)
+    no_slots = arm == "tide-window"
+    for state in (trained, stored.columns):
+        assert np.isneginf(state["slot_mass"]).all() == no_slots
+        assert bool(np.any(state["window_scale"])) == no_slots
+    assert stored.offsets[-1] == (len(events) if no_slots else 0)
+
+
+def test_without_a_calendar_the_hour_says_nothing(bench: Bench) -> None:
+    events = bench.examples.histories(bench.rows(0, "known")[:1], size=8)
+    text, target, value = (torch.from_numpy(np.asarray(x, np.float32)) for x in (events.text, events.target, events.value))
+    hours = [torch.from_numpy(events.ts + hour * 3_600) for hour in (0, 5)]
+    aggregator = made(bench, "tide-no-calendar")
+    assert torch.equal(*(aggregator.item_codes(text, target, value, ts) for ts in hours))
+    whole = Ablated(arm_config("tide", 0, Budget()).tide, text.shape[1])
+    assert not torch.equal(*(whole.item_codes(text, target, value, ts) for ts in hours))
+    aggregator.forward(1, events)["slot_sum"].sum().backward()
+    assert aggregator.from_calendar.weight.grad is None
