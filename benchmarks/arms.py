@@ -89,9 +89,9 @@ def judge(bench: Bench, llm: FrozenLLM, rows: Ints, prefixes: Prefixes, prompts:
     return Outcome(bench.event[rows], examples.user[rows], stops_of(examples, rows) - examples.first[rows], columns)
 
 
-def stops_of(examples: Examples, rows: Ints) -> Ints:
-    """Where the history of each example ends, as the last night before it knew it."""
-    stops: Ints = examples.stops(rows, examples.now[rows] // DAY * DAY)
+def stops_of(examples: Examples, rows: Ints, lag: int = 0) -> Ints:
+    """Where the history of each example ends, as the last night before it knew it, or one ``lag`` nights earlier."""
+    stops: Ints = examples.stops(rows, (examples.now[rows] // DAY - lag) * DAY)
     return stops
 
 
@@ -148,14 +148,14 @@ def learn(bench: Bench, llm: FrozenLLM, arm: str, seed: int, budget: Budget) -> 
     return trained
 
 
-def served(bench: Bench, trained: Trained, arm: str, seed: int, budget: Budget, rows: Ints) -> Prefixes:
-    """Prefixes from a bundle's bytes for the examples ``rows``, each with the state of its last night."""
+def served(bench: Bench, trained: Trained, arm: str, seed: int, lag: int, rows: Ints) -> Prefixes:
+    """Prefixes from a bundle's bytes for the examples ``rows``, each with the state of its last night, or one ``lag`` nights older."""
     examples, aggregator = variant(arm, bench.examples, seed), trained.aggregator
-    learned = _rows(bench, trained, rows) if aggregator.needs_llm else None
+    learned = _rows(bench, trained, rows, lag) if aggregator.needs_llm else None
     device = next(trained.head.parameters()).device
 
     def prefixes(batch: Ints) -> torch.Tensor:
-        events = examples.histories(batch, lag_nights=budget.lag, size=HISTORY)
+        events = examples.histories(batch, lag_nights=lag, size=HISTORY)
         state = aggregator.update(StateBatch.empty(len(batch), aggregator.spec), events)
         if learned is not None:
             state = StateBatch({**state.columns, "user_row": np.stack([learned[u] for u in examples.user[batch]])}, state.offsets)
@@ -174,12 +174,12 @@ def bundled(state: StateBatch, aggregator: Aggregator, states: Precision) -> dic
     return {name: torch.from_numpy(x) for name, x in kept.head_inputs(spec).items()}
 
 
-def _rows(bench: Bench, trained: Trained, rows: Ints) -> dict[int, npt.NDArray[np.float32]]:
-    """``P_u`` of the users of ``rows``, fitted to what was known the night before each user's first judged example."""
+def _rows(bench: Bench, trained: Trained, rows: Ints, lag: int) -> dict[int, npt.NDArray[np.float32]]:
+    """``P_u`` of the users of ``rows``, fitted to what was known ``lag`` nights before that before each user's first judged example."""
     examples, aggregator = bench.examples, trained.aggregator
     early = rows[np.argsort(examples.now[rows], kind="stable")]
     users, place = np.unique(examples.user[early], return_index=True)
-    stops = stops_of(examples, early[place])
+    stops = stops_of(examples, early[place], lag)
     starts = np.maximum(examples.first[early[place]], stops - ROW_HISTORY)
     found: dict[int, npt.NDArray[np.float32]] = {}
     for start in range(0, len(users), 16):

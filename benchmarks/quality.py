@@ -5,6 +5,7 @@ came to is kept in ``benchmarks/.cache`` (no texts); the tables in ``benchmarks/
 """
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -66,8 +67,8 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
         for split, chosen in rows.items():
             found[split], found["costs"] = personal(bench, llm, chosen, seed)
     else:
-        trained = _learned(bench, llm, arm.removesuffix("-int8"), seed, budget)
-        prefixes = arms.served(bench, trained, arm, seed, budget, every)
+        trained = _learned(bench, llm, arm.removesuffix("-int8"), seed, replace(budget, lag=0))
+        prefixes = arms.served(bench, trained, arm, seed, budget.lag, every)
         found.update({split: arms.judge(bench, llm, chosen, prefixes) for split, chosen in rows.items()})
         found["costs"] = costs(bench, trained, arm, every)
         found["held_out"] = trained.metrics["loss"]["right"]
@@ -76,7 +77,7 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
 
 @lru_cache(maxsize=1)
 def _learned(bench: Bench, llm: FrozenLLM, arm: str, seed: int, budget: Budget) -> Trained:
-    """The arm's training, which its states in other types share."""
+    """The arm's training, which its states in other types and of other ages share."""
     return arms.learn(bench, llm, arm, seed, budget)
 
 
@@ -98,7 +99,9 @@ def run(
     results: Annotated[Path, typer.Option(help="Where quality.json and verdicts.json are.")] = Path(__file__).parent / "results",
     steps: Annotated[int, typer.Option(help="Steps of every trained arm.")] = Budget.steps,
     rate: Annotated[float | None, typer.Option(help="Learning rate; such runs do not count. [default: the method's own]")] = None,
-    age: Annotated[int, typer.Option(help="Judge states so many nights old; such rows have a split of their own, known+7.")] = 0,
+    age: Annotated[
+        list[int] | None, typer.Option(help="Judge states so many nights old; again for more; rows have a split of their own, known+7.")
+    ] = None,
     examples: Annotated[int, typer.Option(help="Test examples of a split, at most.")] = 1_000,
     tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 1_600,
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
@@ -107,7 +110,7 @@ def run(
     names = {t.name for t in (*TASKS, *LAMP)}
     if unknown := set(arm or []) - {*ARMS, *SHAPES} | set(task or []) - names:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join((*ARMS, *SHAPES))}; tasks: {', '.join(sorted(names))}")
-    budget = replace(Budget(), steps=steps, lag=age, learning_rate=rate)
+    budget = replace(Budget(), steps=steps, learning_rate=rate)
     encoder = None if tables else TextEncoder(EncoderConfig())
     for one in (*TASKS, *(LAMP if task else [])):
         if encoder is None or (task and one.name not in task) or (source and one.data != source):
@@ -119,10 +122,11 @@ def run(
         print(describe(bench), file=sys.stderr, flush=True)
         llm = frozen_llm(bench, cache, steps=tuning_steps)
         for number in seed if seed is not None else [0, 1, 2]:
-            for name in arm or ARMS:
-                if (name in REFERENCE and one.kind != "label") or (age and name not in TRAINED):
+            for name, lag in itertools.product(arm or ARMS, age or [0]):
+                if (name in REFERENCE and one.kind != "label") or (lag and name not in TRAINED):
                     continue
-                _one(bench, llm, name, number, SPLITS if split == "both" else (split,), budget, examples, cache)
+                splits = SPLITS if split == "both" else (split,)
+                _one(bench, llm, name, number, splits, replace(budget, lag=lag), examples, cache)
                 write_tables(cache / "outcomes", results)
     write_tables(cache / "outcomes", results)
 

@@ -5,18 +5,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib as mpl
-import numpy as np
 import typer
 
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE
 from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
+from benchmarks.plots import AGED, ages, plots
 from benchmarks.tables import load
 from benchmarks.variants import RATES, SHAPES, TRAINED
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 PER_ITEM = {"label": ("accuracy", "f1"), "rating": ("mae", "rmse"), "text": ("rouge1", "rougeL")}
@@ -80,6 +76,16 @@ def shape_table(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> l
     return [*lines, ""] if len(lines) > 2 else ["Not run yet.", ""]
 
 
+def age_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Loss of aged states."""
+    lines = ["| task | users | arm | nights older: nll |", "|---|---|---|---|"]
+    for (task, data, split), by in ages(rows).items():
+        for arm, found in by.items():
+            told = ", ".join(f"{nights}: {found[nights]:.3f}" for nights in sorted(found))
+            lines.append(f"| {task} ({data}) | {split} | {arm} | {told} |")
+    return [*lines, ""] if len(lines) > 2 else ["Not run yet: `--age`.", ""]
+
+
 def weak(rows: list[dict[str, Any]]) -> list[str]:
     """Cells where the LLM is too weak to judge arms by: guessing from own labels beats it, items in its prompt harm it, or no prefix
     moves it."""
@@ -126,50 +132,6 @@ PAPERS = """The papers' own accounting (not measured here): OPPU 4,194,304 param
 32,768 (8 vectors of 4,096), beside a shared part of about 205 million and a bank of 8 KB an item; PER-PCS about 0.45 MB per user."""
 
 
-def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
-    """Quality against bytes per user and against the length of the history; what there is of it."""
-    place.mkdir(parents=True, exist_ok=True)
-    made = []
-    for task, data, split in sorted({(r["task"], r["data"], r["split"]) for r in rows}):
-        mine = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll")]
-        sized = [r for r in mine if r["stored_bytes_at_512_items"] is not None]
-        if sized:
-            figure, axes = plt.subplots(figsize=(5, 3.4))
-            for r in sized:
-                low, high = r["mean"] - r["low"], r["high"] - r["mean"]
-                bytes_ = 1 if r["arm"] == "default" else r["stored_bytes_at_512_items"]
-                axes.errorbar(bytes_, r["mean"], yerr=[[max(0, low)], [max(0, high)]], fmt="o")
-                axes.annotate(r["arm"], (bytes_, r["mean"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
-            axes.set(xscale="log", xlabel="bytes per user in the bundle, at 512 items", ylabel="nll", title=f"{task}, {split} users")
-            made.append(_save(figure, place / f"{task}-{data}-{split}-bytes.svg"))
-    runs = load(cache / "outcomes")
-    for task, data, split in sorted({key[:3] for key in runs}):
-        figure, axes = plt.subplots(figsize=(5, 3.4))
-        for arm in ("default", "tide", "tapper", "pplug"):
-            found = list(runs.get((task, data, split, arm), {}).values())
-            if not found:
-                continue
-            length = np.concatenate([r.arrays["history"] for r in found])
-            loss = np.concatenate([r.arrays["nll"] for r in found])
-            edges = np.unique(np.quantile(length, np.linspace(0, 1, 6)).astype(int))
-            bins = np.clip(np.searchsorted(edges, length, side="right") - 1, 0, max(0, len(edges) - 2))
-            places = sorted(set(bins.tolist()))
-            axes.plot([np.median(length[bins == b]) + 1 for b in places], [loss[bins == b].mean() for b in places], "o-", label=arm)
-        axes.set(xscale="log", xlabel="events in the history at the last night, plus one", ylabel="nll", title=f"{task}, {split} users")
-        axes.legend(fontsize=7)
-        made.append(_save(figure, place / f"{task}-{data}-{split}-history.svg"))
-    return made
-
-
-def _save(figure: Any, path: Path) -> str:
-    figure.tight_layout()
-    # Without a date, the same figures make the same file.
-    mpl.rcParams["svg.hashsalt"] = "tapstate"
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-    return path.name
-
-
 def run(
     results: Annotated[Path, typer.Option(help="Directory of quality.json and verdicts.json.")] = ROOT / "benchmarks" / "results",
     cache: Annotated[Path, typer.Option(help="Kept outcomes, for the plots.")] = CACHE,
@@ -184,7 +146,8 @@ def run(
     arms = {r["arm"] for r in rows}
     run_on = {t: {r["arm"] for r in rows if (r["task"], r["data"]) == (t.name, t.data)} for t in TASKS if (t.name, t.data) in tasks}
     absent = [t.name + " (" + t.data + ")" for t in TASKS if (t.name, t.data) not in tasks]
-    seeds = sorted({r["seeds"] for r in rows})
+    fresh = [r for r in rows if AGED not in r["split"]]
+    seeds = sorted({r["seeds"] for r in fresh})
     trained = [r.about["budget"] for by in load(cache / "outcomes").values() for r in by.values() if "budget" in r.about]
     budgets = sorted({json.dumps({k: v for k, v in b.items() if k != "learning_rate"}) for b in trained})
     page = [
@@ -227,7 +190,7 @@ def run(
                     if arm in arms - there and (task.kind == "label" or arm not in REFERENCE)
                 ),
                 *(f"{a} of tide's shape" for a in SHAPES if a not in arms),
-                "quality by age of the state",
+                *([] if ages(rows) else ["quality by age of the state"]),
                 "histories up to the second before",
             ]
         )
@@ -238,18 +201,21 @@ def run(
         "",
         "## Figures",
         "",
-        *weak(rows),
-        *quality_table(rows),
+        *weak(fresh),
+        *quality_table(fresh),
         "## Verdicts",
         "",
         "Paired on the same examples; positive is the arm's gain (loss and errors are turned round). Bold: the interval excludes zero.",
         "",
-        *verdict_table(verdicts),
+        *verdict_table([v for v in verdicts if AGED not in v["split"]]),
         "## tide's shape",
         "",
         "One thing changed at a time: `--arm` by these names.",
         "",
-        *shape_table(rows, verdicts),
+        *shape_table(fresh, verdicts),
+        "## Age of the state",
+        "",
+        *age_table(rows),
         "## Costs",
         "",
         *cost_table(rows),

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import weak
+from benchmarks.plots import ages
+from benchmarks.report import age_table, shape_table, weak
 
 
 def rows(metric: str, **means: float) -> list[dict[str, Any]]:
@@ -27,3 +28,24 @@ def test_a_weak_llm_is_named(found: list[dict[str, Any]], said: str) -> None:
     lines = weak(found)
     assert bool(lines) == bool(said)
     assert said in "\n".join(lines)
+
+
+def test_ages_stand_beside_the_last_night_of_the_same_users() -> None:
+    fresh, aged = rows("nll", tide=0.6, default=0.8), rows("nll", tide=0.65)
+    for row in aged:
+        row["split"] = "known+7"
+    assert ages(fresh + aged) == {("rating", "movielens", "known"): {"tide": {0: 0.6, 7: 0.65}}}
+    assert "| rating (movielens) | known | tide | 0: 0.600, 7: 0.650 |" in age_table(fresh + aged)
+    assert ages(fresh) == {}
+
+
+def test_a_shape_is_told_by_what_it_gains_over_tide_whichever_stands_first() -> None:
+    stored = [{**row, "stored_bytes_at_512_items": 3_000.0} for row in rows("nll", tide_slots=0.7, tide_1_slot=0.65)]
+    about = {"task": "rating", "data": "movielens", "split": "known", "metric": "nll", "seeds": 1}
+    verdicts = [
+        {**about, "arm": "tide", "against": "tide-slots", "difference": 0.05, "low": 0.01, "high": 0.08},
+        {**about, "arm": "tide-1-slot", "against": "tide", "difference": -0.02, "low": -0.05, "high": 0.01},
+    ]
+    lines = shape_table(stored, verdicts)
+    assert "| tide-slots | rating (movielens) | known | nll | **-0.0500** | -0.0800 to -0.0100 | 3,000 | 1 |" in lines
+    assert "| tide-1-slot | rating (movielens) | known | nll | -0.0200 | -0.0500 to +0.0100 | 3,000 | 1 |" in lines

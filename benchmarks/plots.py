@@ -1,0 +1,80 @@
+"""Plots of the quality page: loss against bytes per user, the length of the history and the age of the state."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from benchmarks.tables import load
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+#: Between a split's name and the nights that its states are older.
+AGED = "+"
+#: The arms of the plots by history.
+SHOWN = ("default", "tide", "tapper", "pplug")
+
+
+def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[int, float]]]:
+    """Loss by nights that the state is older than the last one, by arm, for (task, data, split); arms of one age are left out."""
+    found: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for r in rows:
+        split, _, nights = r["split"].partition(AGED)
+        if r["metric"] == "nll":
+            found[r["task"], r["data"], split][r["arm"]][int(nights or 0)] = r["mean"]
+    some = {key: {arm: by for arm, by in arms.items() if len(by) > 1} for key, arms in sorted(found.items())}
+    return {key: arms for key, arms in some.items() if arms}
+
+
+def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
+    """Quality against bytes per user, the length of the history and the age of the state; what there is of it."""
+    place.mkdir(parents=True, exist_ok=True)
+    made = []
+    for task, data, split in sorted({(r["task"], r["data"], r["split"]) for r in rows if AGED not in r["split"]}):
+        mine = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll")]
+        sized = [r for r in mine if r["stored_bytes_at_512_items"] is not None]
+        if sized:
+            figure, axes = plt.subplots(figsize=(5, 3.4))
+            for r in sized:
+                low, high = r["mean"] - r["low"], r["high"] - r["mean"]
+                bytes_ = 1 if r["arm"] == "default" else r["stored_bytes_at_512_items"]
+                axes.errorbar(bytes_, r["mean"], yerr=[[max(0, low)], [max(0, high)]], fmt="o")
+                axes.annotate(r["arm"], (bytes_, r["mean"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+            axes.set(xscale="log", xlabel="bytes per user in the bundle, at 512 items", ylabel="nll", title=f"{task}, {split} users")
+            made.append(_save(figure, place / f"{task}-{data}-{split}-bytes.svg"))
+    runs = load(cache / "outcomes")
+    for task, data, split in sorted({key[:3] for key in runs if AGED not in key[2]}):
+        figure, axes = plt.subplots(figsize=(5, 3.4))
+        for arm in SHOWN:
+            found = list(runs.get((task, data, split, arm), {}).values())
+            if not found:
+                continue
+            length = np.concatenate([r.arrays["history"] for r in found])
+            loss = np.concatenate([r.arrays["nll"] for r in found])
+            edges = np.unique(np.quantile(length, np.linspace(0, 1, 6)).astype(int))
+            bins = np.clip(np.searchsorted(edges, length, side="right") - 1, 0, max(0, len(edges) - 2))
+            places = sorted(set(bins.tolist()))
+            axes.plot([np.median(length[bins == b]) + 1 for b in places], [loss[bins == b].mean() for b in places], "o-", label=arm)
+        axes.set(xscale="log", xlabel="events in the history at the last night, plus one", ylabel="nll", title=f"{task}, {split} users")
+        axes.legend(fontsize=7)
+        made.append(_save(figure, place / f"{task}-{data}-{split}-history.svg"))
+    for (task, data, split), by in ages(rows).items():
+        figure, axes = plt.subplots(figsize=(5, 3.4))
+        for arm, nights in by.items():
+            axes.plot(sorted(nights), [nights[n] for n in sorted(nights)], "o-", label=arm)
+        axes.set(xscale="symlog", xlabel="nights that the state is older than the last one", ylabel="nll", title=f"{task}, {split} users")
+        axes.legend(fontsize=7)
+        made.append(_save(figure, place / f"{task}-{data}-{split}-age.svg"))
+    return made
+
+
+def _save(figure: Any, path: Path) -> str:
+    figure.tight_layout()
+    # Without a date, the same figures make the same file.
+    mpl.rcParams["svg.hashsalt"] = "tapstate"
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path.name
