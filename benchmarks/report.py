@@ -175,7 +175,7 @@ def run(
         " seeds 0 and 1, which favours tide there; nothing was chosen on another task.",
         "- Histories are what a nightly store held at 00:00 UTC of the query's day. States are read back in a bundle's types.",
         "- tapper's learned rows are fitted the night before a user's first judged example and not moved after it;"
-        " its bank is of the last night.",
+        " its bank is of the last night. Its bridge LoRA (`tapper.bridge`) is left out: it would be another LLM than the others'.",
         "- Intervals: 95 % of a bootstrap over users, seeds pooled. Answers are decoded greedily.",
         "",
         "Not there: "

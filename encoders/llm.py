@@ -42,6 +42,8 @@ class FrozenLLM:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: LLMConfig, neutral: Tensor | None = None
     ) -> None:
         self.config, self.tokenizer, self.neutral = config, tokenizer, neutral
+        # As it came: its first use changes what it says of padding and truncation.
+        self._tokenizer_told = tokenizer.backend_tokenizer.to_str()
         self.device = best_device()
         model.to(self.device)  # type: ignore[arg-type]
         if config.precision == "bfloat16" and self.device.type == "cpu":
@@ -95,9 +97,8 @@ class FrozenLLM:
         """SHA-256 over weights, tokenizer, prompt template and neutral prefix."""
         parts = [t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for _, t in sorted(self.model.state_dict().items())]
         names = sorted(self.model.state_dict())
-        tokenizer = self.tokenizer.backend_tokenizer.to_str()
         neutral = b"" if self.neutral is None else self.neutral.detach().cpu().numpy().tobytes()
-        return content_hash(names, *parts, tokenizer, self.config.prompt, neutral)
+        return content_hash(names, *parts, self._tokenizer_told, self.config.prompt, neutral)
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says of the LLM."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from encoders.bridge import Bridge
 from schemas.config import Section
 from schemas.states import StateBatch, StateSpec
 
@@ -122,6 +123,7 @@ class Head(nn.Module):
         self.length = neutral.shape[0]
         self.neutral = nn.Parameter(neutral.clone(), requires_grad=not neutral_frozen)
         self.gain = nn.Parameter(torch.ones(()))
+        self.bridge: Bridge | None = None
 
     def align(self, aggregator: Aggregator) -> None:
         """Start from what the aggregator starts from (before training)."""
@@ -137,6 +139,9 @@ class Head(nn.Module):
     def bind(self, aggregator: Aggregator) -> None:
         """Take over what the head must know of its aggregator (before every training step)."""
 
+    def learn_bridge(self, llm: Any) -> None:
+        """Begin a LoRA on the FrozenLLM (before training); for a method that has one."""
+
     def learn_rows(self, users: int) -> None:
         """Begin training over ``users`` users; for a method with learned rows."""
 
@@ -147,9 +152,15 @@ class Head(nn.Module):
     def forget_rows(self) -> None:
         """Training is over: drop what was learned for single users."""
 
+    def restore(self, configuration: Mapping[str, Any]) -> None:
+        """Make the parts that training added, of the shape that ``configuration`` describes (before weights are loaded)."""
+        if "bridge" in configuration:
+            self.bridge = Bridge(**configuration["bridge"])
+
     def configuration(self) -> Mapping[str, Any]:
         """What rebuilds the module, beside its weights."""
         return {
+            **({"bridge": self.bridge.configuration()} if self.bridge else {}),
             "personalizer": self.name,
             self.name: self.config.model_dump(),
             "query_dim": self.query_dim,

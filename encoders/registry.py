@@ -77,4 +77,5 @@ def head_from(configuration: dict[str, Any]) -> Head:
         configuration["rms"],
         configuration["neutral_frozen"],
     )
+    made.restore(configuration)
     return made

@@ -4,9 +4,9 @@
     P_q = W · Σ softmax(s)_j h_j + b,    P = P_u + P_q                                  [L, d_llm]
 
 ``h_j`` sums the item's text and target, each through a projection of its own that starts at the identity; the newest item has order gap 1;
-λ_t and λ_o are free in sign, as in the paper. ``P_u`` is a column of the state, in units of ``P₀``. In training it is a row of a table;
-what a refresh stores is what gradient steps on the user's own events make of it, the shared parts frozen ("Online-Emb"): so
-``update`` runs the LLM, and the state belongs to that LLM.
+λ_t and λ_o are free in sign, as in the paper; its bridge LoRA is an option (``encoders/bridge.py``). ``P_u`` is a column of the state, in
+units of ``P₀``. In training it is a row of a table; what a refresh stores is what gradient steps on the user's own events make of it, the
+shared parts frozen ("Online-Emb"): so ``update`` runs the LLM, and the state belongs to that LLM.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from encoders import window
 from encoders.adapter import QueryAdapter
 from encoders.bank import Bank, there
+from encoders.bridge import Bridge
 from encoders.personalizer import MASKED, EventBatch, Head
 from encoders.prompts import render
 from schemas.config import TapperConfig
@@ -73,6 +74,7 @@ class TapperBank(Bank):
             head = configuration["head"]
             neutral = torch.zeros(head["length"], head["llm_dim"])
             self.head = TapperHead(self.config, head["query_dim"], head["llm_dim"], neutral, head["rms"], head["neutral_frozen"])
+            self.head.restore(head)
             self.adapter = QueryAdapter(head["query_dim"])
 
     def settle(self, head: Head, adapter: nn.Module, llm: Mapping[str, Any]) -> None:
@@ -81,7 +83,7 @@ class TapperBank(Bank):
             self.head, self.adapter, self.described = head, adapter, llm
 
     def attach(self, llm: FrozenLLM) -> None:
-        """The LLM through which rows are fitted.
+        """The LLM through which rows are fitted; it gets the head's bridge for good.
 
         Raises:
             CompatibilityError: not the LLM that the rows belong to.
@@ -94,6 +96,8 @@ class TapperBank(Bank):
                 mend="tapstate train with this LLM (a new line), or put the old one back",
             )
         self.llm = llm
+        if self.head is not None and self.head.bridge:
+            self.head.bridge.put(llm)
 
     def forward(self, users: int, events: EventBatch) -> dict[str, Tensor]:
         found = super().forward(users, events)
@@ -206,6 +210,10 @@ class TapperHead(Head):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.table: nn.Embedding | None = None
+
+    def learn_bridge(self, llm: FrozenLLM) -> None:
+        if self.config.bridge:
+            self.bridge = Bridge.for_llm(llm, self.config.bridge)
 
     def learn_rows(self, users: int) -> None:
         if self.config.row:

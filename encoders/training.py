@@ -1,6 +1,7 @@
 """Training aggregator, query adapter and head together, through the frozen LLM."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -156,15 +157,35 @@ def train(
         head = new_head(config, text_dim, llm.dim, neutral, llm.embedding_rms(examples.prompts[:2000]), frozen)
         head.align(aggregator)
         _learn_names(head, aggregator, examples, training, llm, config.seed)
+        head.learn_bridge(llm)
         head.learn_rows(int(examples.user.max()) + 1)
         model = Model(aggregator, QueryAdapter(text_dim), head, settings).to(llm.device)
+    with head.bridge.over(llm) if head.bridge else nullcontext():
+        metrics = _descend(model, llm, examples, training, held_out, rng, config, progress)
+    model = model.cpu().eval()
+    model.head.forget_rows()
+    return Trained(model.aggregator, model.adapter, model.head, {**metrics, "examples": len(training), "held_out": len(held_out)})
+
+
+def _descend(
+    model: Model,
+    llm: FrozenLLM,
+    examples: Examples,
+    training: Ints,
+    held_out: Ints,
+    rng: np.random.Generator,
+    config: Config,
+    progress: Callable[[int, dict[str, Any]], None] | None,
+) -> dict[str, Any]:
+    """Take the steps, leave the model at its best evaluation, and tell that one's figures."""
+    settings = config.train
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.01)
     warm = max(1, settings.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / warm) * (1 - 0.9 * i / settings.steps))
     best: dict[str, Any] = {"loss": {"right": float("inf")}}
     best_weights, stale, step = deepcopy(model.state_dict()), 0, 0
-    drawn = batches(examples, training, settings.batch_size, settings.relabelled if aggregator.relabelled else 0, rng)
+    drawn = batches(examples, training, settings.batch_size, settings.relabelled if model.aggregator.relabelled else 0, rng)
     # The range first: nothing is drawn beyond the last step.
     for step, (shown, rows, copy) in zip(range(1, settings.steps + 1), drawn, strict=False):
         prefix = model.prefix(
@@ -179,7 +200,7 @@ def train(
         loss = llm.loss(prefix, [shown.prompts[i] for i in rows], targets)[0].mean()
         warmth = 1 - step / (settings.steps * WARM_UP)
         if warmth > 0:
-            loss = loss + warmth * naming_loss(prefix, head, llm, targets)
+            loss = loss + warmth * naming_loss(prefix, model.head, llm, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainable, 1.0)
@@ -198,7 +219,4 @@ def train(
     if "accuracy" not in best:
         raise InputError("training gave no finite loss", mend="a smaller train.learning_rate in config.toml, then tapstate train")
     model.load_state_dict(best_weights)
-    model = model.cpu().eval()
-    model.head.forget_rows()
-    metrics = {**best, "steps": step, "examples": len(training), "held_out": len(held_out)}
-    return Trained(model.aggregator, model.adapter, model.head, metrics)
+    return {**best, "steps": step}

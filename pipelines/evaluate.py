@@ -1,9 +1,12 @@
 """Evaluation from a bundle's own bytes: what the LLM makes of the right user's prefix, of the default one, of another user's."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import polars as pl
 import torch
 
+from encoders.bridge import Bridge
 from encoders.llm import FrozenLLM
 from encoders.prompts import render
 from schemas.errors import LeakError
@@ -19,6 +22,7 @@ def evaluate_bundle(bundle: Bundle, llm: FrozenLLM, events: pl.DataFrame, *, see
     """Mean target loss and exact-answer accuracy over events that came after the bundle's version.
 
     Args:
+        llm: without the bundle's bridge, if it has one, which it carries here.
         events: ``user_id, ts`` (seconds)``, text, target``.
 
     Raises:
@@ -45,18 +49,19 @@ def evaluate_bundle(bundle: Bundle, llm: FrozenLLM, events: pl.DataFrame, *, see
     ids = {"right": users, "default": [NOBODY] * len(users), "wrong": strangers}
     queries = bundle.embed(events["text"].to_list())
     found: dict[str, dict[str, float]] = {"loss": {}, "accuracy": {}}
-    for arm in ARMS:
-        losses, rights = [], []
-        for start in range(0, len(users), BATCH):
-            part = slice(start, start + BATCH)
-            rows = events[part]
-            # One query time for a batch: the head takes one a user, the client one a call.
-            answer = bundle.prefix(ids[arm][part], query_embeddings=queries[part], now=float(rows["ts"].max()))  # type: ignore[arg-type]
-            prompts = [render(llm.config.prompt, text) for text in rows["text"]]
-            with torch.no_grad():
-                loss, right = llm.loss(torch.from_numpy(answer.prefix), prompts, rows["target"].to_list())
-            losses.append(loss)
-            rights.append(right)
-        found["loss"][arm] = round(float(torch.cat(losses).mean()), 4)
-        found["accuracy"][arm] = round(float(torch.cat(rights).float().mean()), 4)
+    with Bridge.read(bundle.bridge).over(llm) if bundle.bridge else nullcontext():
+        for arm in ARMS:
+            losses, rights = [], []
+            for start in range(0, len(users), BATCH):
+                part = slice(start, start + BATCH)
+                rows = events[part]
+                # One query time for a batch: the head takes one a user, the client one a call.
+                answer = bundle.prefix(ids[arm][part], query_embeddings=queries[part], now=float(rows["ts"].max()))  # type: ignore[arg-type]
+                prompts = [render(llm.config.prompt, text) for text in rows["text"]]
+                with torch.no_grad():
+                    loss, right = llm.loss(torch.from_numpy(answer.prefix), prompts, rows["target"].to_list())
+                losses.append(loss)
+                rights.append(right)
+            found["loss"][arm] = round(float(torch.cat(losses).mean()), 4)
+            found["accuracy"][arm] = round(float(torch.cat(rights).float().mean()), 4)
     return found

@@ -80,7 +80,10 @@ def fit(home: Home, config: Config, *, head_only: bool = False, meter: Meter | N
     meter.start("export", 3, "graphs")
     trained.aggregator.settle(trained.head, trained.adapter, described)
     name, files = (kept[0], {}) if kept else pack_aggregator(trained.aggregator, encoder.fingerprint, trained=True)
-    head_name, head_files = pack_head(trained.head, trained.adapter, name, described, trained.metrics)
+    bridge = trained.head.bridge
+    about = {**described, "bridge": bridge.rank} if bridge else described
+    head_name, head_files = pack_head(trained.head, trained.adapter, name, about, trained.metrics)
+    head_files.update(bridge.files() if bridge else {})
     spec = trained.aggregator.spec
     for file, static in (("head.onnx", False), ("static_head.onnx", True)):
         head_files[file] = export_head(trained.head, spec, encoder.dim, static=static)

@@ -22,7 +22,7 @@ from schemas.states import StateBatch, StateSpec
 from store.bundle import BundleShelf, seal, write_states
 from store.home import Home, provenance
 from store.lease import lease, unique
-from store.manifest import FORMAT, MODEL
+from store.manifest import FORMAT, model_files
 from store.models import Models
 from store.packing import Precision, bundle_spec, unpack
 from store.purge import fenced
@@ -151,8 +151,9 @@ def _written(
         expected = version.users if base is None else version.users_changed
         erased = shelf.erased()
         files = write_states(workplace, states, spec, packed, runs, expected, erased, lambda n: meter.advance("bundle", n))
-        left = MODEL if base is not None and base["head"] == name else ()
-        for file in sorted(set(MODEL) - set(left)):
+        model = model_files(configuration["llm"])
+        left = model if base is not None and base["head"] == name else ()
+        for file in sorted(set(model) - set(left)):
             shutil.copyfile(head_files / file, workplace / file)
         query = _golden_query(head_files, encoder, adapter)
         (workplace / "golden.json").write_text(json.dumps({"cases": _golden(workplace, files, packed, module, query, version)}))

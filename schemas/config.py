@@ -50,6 +50,7 @@ class TapperConfig(Section):
     items: int = Field(512, ge=1, description="latest items kept of each user")
     time: bool = Field(True, description="penalties on an item's age and place")
     row: bool = Field(True, description="keep a learned prefix of each user; it belongs to one LLM")
+    bridge: int = Field(0, ge=0, description="rank of a LoRA on the LLM's attention, learned with the head for all users; 0: none")
     row_events: int = Field(64, ge=1, description="latest events with a target that one refresh fits a row to")
     row_session: int = Field(8, ge=1, description="events of one gradient step")
     row_steps: int = Field(2, ge=1, description="gradient steps on each session")

@@ -16,7 +16,7 @@ from store import lookup
 from store.graphs import Graphs
 from store.layer import Layer
 from store.lookup import Codes, Lookup
-from store.manifest import SMALL, File, chain, named
+from store.manifest import BRIDGE, SMALL, File, chain, named
 from store.pull import pull
 
 KNOWN, UNKNOWN, ERASED, EXPIRED = "known", "unknown", "erased", "expired"
@@ -145,6 +145,20 @@ class Bundle:
     def model_file(self, name: str) -> File:
         """Size and hashes of a graph or the tokenizer, wherever in the chain it lies."""
         return next(layer.manifest.files[name] for layer in self.layers if name in layer.manifest.files)
+
+    @property
+    def bridge(self) -> Path | None:
+        """The directory whose LoRA belongs on the LLM before it reads a prefix (``peft.PeftModel.from_pretrained``); None without one.
+
+        Raises:
+            CorruptError: its files are not what the manifest says.
+        """
+        if not self.manifest["llm"].get("bridge"):
+            return None
+        home = next(layer.manifest for layer in self.layers if BRIDGE[0] in layer.manifest.files)
+        for name in BRIDGE:
+            home.check(name)
+        return home.path
 
     def prefix(
         self,

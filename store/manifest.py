@@ -21,6 +21,8 @@ INDEX = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("check"
 ERASED = pa.schema([pa.field("tag", pa.binary(16), nullable=False)])
 #: Files that are the model's: a delta bundle may leave them to its base.
 MODEL = ("head.onnx", "static_head.onnx", "query_encoder.onnx", "tokenizer.json")
+#: And those of a head that comes with a LoRA for its LLM, as peft calls them.
+BRIDGE = ("adapter_config.json", "adapter_model.safetensors")
 #: Files checked when a bundle is opened; blocks of the others when they are first touched.
 SMALL = ("gone.arrow", "erased.arrow", "golden.json", "tokenizer.json", "head.onnx", "static_head.onnx")
 #: A manifest grows by 70 bytes for each block of states: this is room for some terabytes.
@@ -98,10 +100,10 @@ class Manifest:
 
     @classmethod
     def _checked(cls, data: dict[str, Any], path: Path) -> "Manifest":
-        base = None
+        base, model = None, set(model_files(data["llm"]))
         if data["base"] is not None:
             left = frozenset(data["base"]["files"])
-            _insist(left <= set(MODEL), f"base.files {sorted(left)}")
+            _insist(left <= model, f"base.files {sorted(left)}")
             base = (_matched(_NAME, data["base"]["name"]), _matched(_HASH, data["base"]["bundle_id"]), left)
         block = _count(data["block_bytes"], 1 << 12, 1 << 30)
         files = {name: File(_count(f["bytes"]), tuple(_matched(_HASH, h) for h in f["sha256"])) for name, f in data["files"].items()}
@@ -111,7 +113,7 @@ class Manifest:
             "gone.arrow",
             "erased.arrow",
             "golden.json",
-            *(set(MODEL) - (base[2] if base else set())),
+            *(model - (base[2] if base else set())),
             *(name for name, _ in states),
         }
         _insist(set(files) == own, f"files {sorted(set(files) ^ own)[:3]} are listed but not wanted, or wanted but not listed")
@@ -170,6 +172,11 @@ class Manifest:
                         return
         self.there()
         raise CorruptError("a file is not what the manifest says", where=str(path), mend=MEND)
+
+
+def model_files(llm: Mapping[str, Any]) -> tuple[str, ...]:
+    """Files that are the model's, of a bundle whose manifest says ``llm``."""
+    return (*MODEL, *BRIDGE) if llm.get("bridge") else MODEL
 
 
 def chain(path: Path) -> Iterator[Manifest]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from schemas.errors import CorruptError
 from store.bundle import BundleShelf, seal, write_batch
 from store.home import Home
-from store.manifest import ERASED, FORMAT, MODEL
+from store.manifest import ERASED, FORMAT, model_files
 
 CURRENT = "CURRENT"
 
@@ -152,7 +152,7 @@ class Withdrawal:
         rows = [(case, case["row"]) for case in golden["cases"]]
         cases = [{**c, "row": r if r is None else r - int(before[r])} for c, r in rows if r is None or not doomed[r]]
         (place / "golden.json").write_text(json.dumps({**golden, "cases": cases}))
-        for path in set(MODEL) & set(manifest["files"]):
+        for path in set(model_files(manifest["llm"])) & set(manifest["files"]):
             (place / path).write_bytes(self.home.objects.get(f"bundles/{name}/{path}") or b"")
         users, base = manifest["users"] - len(self._visible(name, manifest)), manifest["base"]
         rest = {key: value for key, value in manifest.items() if key not in ("format", "block_bytes", "files", "bundle_id")}

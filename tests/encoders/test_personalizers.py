@@ -1,5 +1,6 @@
 """What every personalizer must do, and what the item bank, Persona-Plug and TAP-PER compute."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from encoders.adapter import QueryAdapter
+from encoders.bridge import Bridge
 from encoders.checkpoint import load_aggregator, load_head, pack_aggregator, pack_head
 from encoders.export import export_head
 from encoders.llm import FrozenLLM
@@ -233,6 +235,29 @@ def test_a_night_moves_only_rows_with_new_targets(fitted: TapperBank, random_eve
     assert not moved[1:].any()
     silent = fitted.update(first, replace(news, texts=["bread"] * 3, targets=[None] * 3))
     np.testing.assert_array_equal(silent.columns["user_row"], first.columns["user_row"])
+
+
+def test_rows_are_fitted_through_the_bridge(
+    fitted: TapperBank, random_events: Make, tiny_llms: Callable[[str], FrozenLLM], tmp_path: Path
+) -> None:
+    events, llm = told(random_events(8, 2)), tiny_llms("bert2bert")
+    plain = fitted.update(StateBatch.empty(3, fitted.spec), events).columns["user_row"]
+    bridge = Bridge.for_llm(llm, 2).eval().requires_grad_(False)
+    for up in bridge.up:
+        torch.nn.init.normal_(up, std=0.5)
+    copied = copy.deepcopy(llm)
+    assert fitted.head is not None
+    fitted.head.bridge = bridge
+    fitted.attach(copied)
+    bridged = fitted.update(StateBatch.empty(3, fitted.spec), events).columns["user_row"]
+    assert np.abs(bridged - plain).max() > 0
+    name, files = pack_aggregator(fitted, "", trained=True)
+    for file, data in files.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / file).write_bytes(data)
+    again = load_aggregator(tmp_path / name)
+    again.attach(copy.deepcopy(llm))
+    np.testing.assert_array_equal(again.update(StateBatch.empty(3, fitted.spec), events).columns["user_row"], bridged)
 
 
 def test_rows_refuse_another_llm(fitted: TapperBank, tiny_llms: Callable[[str], FrozenLLM]) -> None:

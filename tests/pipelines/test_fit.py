@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from peft import PeftModel
 
 from encoders.llm import FrozenLLM
+from encoders.prompts import render
 from encoders.tuning import small_causal
 from pipelines.encoder import KnownEncoder
 from pipelines.erase import Erasure
@@ -25,9 +27,11 @@ from schemas.config import LLMConfig, PplugConfig, TapperConfig, TrainConfig
 from schemas.errors import CompatibilityError, InputError, NotFoundError
 from schemas.records import VersionRecord
 from store.client import Bundle
+from store.differences import differences
 from store.events import EventLog
 from store.home import Home
 from store.lines import Lines
+from store.manifest import BRIDGE
 from store.models import Models
 from store.states import States
 
@@ -151,6 +155,35 @@ def test_the_other_personalizers_are_refreshed_bundled_and_served_alike(
     assert Bundle.open(uri).prefix(users, ["planning breakfast"] * 2).prefix.shape == (2, 2, 48)
     assert manifest["llm"]["fingerprint"] == other.llm["fingerprint"]
     assert Bundle.open(f"{home.uri}/bundles").manifest["head"] == fitted.head
+
+
+def test_a_bridge_travels_in_the_bundle_and_serves_by_peft_alone(
+    new_home: Callable[..., Home], night: Callable[..., VersionRecord], source: SyntheticSource
+) -> None:
+    tapper = TapperConfig(items=6, row_events=4, row_session=2, row_steps=1, bridge=2)
+    home = new_home(train=TRAIN.model_copy(update={"learning_rate": 0.02}), personalizer="tapper", tapper=tapper)
+    ingest(home, replace(source, last_day=11), historical=True)
+    fitted = fit(home, home.config)
+    models, encoder = Models(home), KnownEncoder(home, home.config.encoder)
+    version = night(home)
+    full = Bundle.open(publish(home, version, encoder)[0])
+    ingest(home, replace(source, first_day=11), historical=True)
+    delta = Bundle.open(publish(home, night(home), encoder, delta=True)[0])
+    assert full.bridge == delta.bridge == full.path, "a delta leaves the bridge to its base"
+    delta.verify()
+    assert not set(BRIDGE) & set(differences(full, delta)["model"])
+    llm = FrozenLLM.load(home.config.llm.model_copy(update={"model": str(models.directory(fitted.llm["fingerprint"]))}))
+    before = llm.fingerprint
+    later = next(iter(SyntheticSource(60, 12, 13, 14, 1.0, 5).batches())).rows.select("user_id", "ts", "text", "target").head(8)
+    served = evaluate_bundle(delta, llm, later)
+    assert llm.fingerprint == before, "it comes off again"
+    # As a serving team has it: peft's own loader on the LLM, and no bridge of ours.
+    PeftModel.from_pretrained(llm.model, str(delta.bridge))
+    answer = delta.prefix(later["user_id"].to_list(), later["text"].to_list(), now=float(later["ts"].max()))
+    prompts = [render(llm.config.prompt, text) for text in later["text"]]
+    with torch.no_grad():
+        loss, _ = llm.loss(torch.from_numpy(answer.prefix), prompts, later["target"].to_list())
+    assert served["loss"]["right"] == pytest.approx(float(loss.mean()), abs=1e-3)
 
 
 def test_a_head_alone_needs_an_aggregator_of_its_kind(new_home: Callable[..., Home], source: SyntheticSource) -> None:
