@@ -175,7 +175,7 @@ def bundled(state: StateBatch, aggregator: Aggregator, states: Precision) -> dic
 
 
 def _rows(bench: Bench, trained: Trained, rows: Ints, lag: int) -> dict[int, npt.NDArray[np.float32]]:
-    """``P_u`` of the users of ``rows``, fitted to what was known ``lag`` nights before that before each user's first judged example."""
+    """``P_u`` of the users of ``rows``, as the night before each user's first judged example fits it, or one ``lag`` nights older."""
     examples, aggregator = bench.examples, trained.aggregator
     early = rows[np.argsort(examples.now[rows], kind="stable")]
     users, place = np.unique(examples.user[early], return_index=True)

@@ -23,7 +23,7 @@ def costs(bench: Bench, trained: Trained, arm: str, rows: Ints) -> dict[str, flo
     """Measured on users of ``rows``: bytes as a bundle's Arrow holds them, one query at a time, one night without text encoding."""
     examples, spec, aggregator = variant(arm, bench.examples, 0), trained.aggregator.spec, trained.aggregator
     parts = (trained.aggregator, trained.head, trained.adapter)
-    weights = {id(p): p.numel() for part in parts for name, p in part.named_parameters() if not _frozen(trained, name)}
+    weights = {id(p): p.numel() for part in parts for p in part.parameters() if p.requires_grad}
     column_widths = [c.width * (spec.capacity if c.per == "item" else 1) for c in spec.columns if c.head]
     _, place = np.unique(examples.user[rows], return_index=True)
     chosen = rows[place][:MEASURED]
@@ -56,10 +56,6 @@ def costs(bench: Bench, trained: Trained, arm: str, rows: Ints) -> dict[str, flo
         "ms_per_query": 1_000 * float(np.median(taken)),
         "night_seconds": time.perf_counter() - began,
     }
-
-
-def _frozen(trained: Trained, name: str) -> bool:
-    return name == "neutral" and trained.head.neutral_frozen
 
 
 def _busy(bench: Bench) -> EventBatch:

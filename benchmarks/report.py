@@ -139,7 +139,7 @@ def run(
 ) -> None:
     """Write the page."""
     rows = json.loads((results / "quality.json").read_text())
-    verdicts = json.loads((results / "verdicts.json").read_text())
+    verdicts = [v for v in json.loads((results / "verdicts.json").read_text()) if AGED not in v["split"]]
     devices = sorted({r["device"] for r in rows})
     models = sorted({(r["task"], r["data"], r["llm"][:16]) for r in rows})
     tasks = {(r["task"], r["data"]) for r in rows}
@@ -149,7 +149,7 @@ def run(
     fresh = [r for r in rows if AGED not in r["split"]]
     seeds = sorted({r["seeds"] for r in fresh})
     trained = [r.about["budget"] for by in load(cache / "outcomes").values() for r in by.values() if "budget" in r.about]
-    budgets = sorted({json.dumps({k: v for k, v in b.items() if k != "learning_rate"}) for b in trained})
+    budgets = sorted({json.dumps({k: v for k, v in b.items() if k not in ("learning_rate", "lag")}) for b in trained})
     page = [
         "# Quality",
         "",
@@ -207,7 +207,7 @@ def run(
         "",
         "Paired on the same examples; positive is the arm's gain (loss and errors are turned round). Bold: the interval excludes zero.",
         "",
-        *verdict_table([v for v in verdicts if AGED not in v["split"]]),
+        *verdict_table(verdicts),
         "## tide's shape",
         "",
         "One thing changed at a time: `--arm` by these names.",

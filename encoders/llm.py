@@ -89,6 +89,7 @@ class FrozenLLM:
         """Model, tokenizer and neutral prefix, so that ``load`` gives the same again."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
+        (directory / "tokenizer.json").write_text(self._tokenizer_told)
         if self.neutral is not None:
             save_file({"neutral": self.neutral.detach().cpu().contiguous()}, directory / NEUTRAL)
 
@@ -189,7 +190,7 @@ class FrozenLLM:
 
     def written(self, targets: Sequence[str]) -> list[str]:
         """Each target as ``generate`` gives it when the LLM says it: a word-piece tokenizer turns "3.5" into "3. 5"."""
-        ids = self._tokens(targets, self.config.max_target_tokens, cut="end")
+        ids = self._tokens(targets, self.config.max_target_tokens - 1, cut="end")
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Training aggregator, query adapter and head together, through the frozen LLM."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +160,12 @@ def train(
         head.learn_bridge(llm)
         head.learn_rows(int(examples.user.max()) + 1)
         model = Model(aggregator, QueryAdapter(text_dim), head, settings).to(llm.device)
-    with head.bridge.over(llm) if head.bridge else nullcontext():
+    with ExitStack() as stack:
+        if head.bridge:
+            # Putting it on the LLM draws random numbers, and so does its dropout.
+            stack.enter_context(torch.random.fork_rng())
+            torch.manual_seed(config.seed)
+            stack.enter_context(head.bridge.over(llm))
         metrics = _descend(model, llm, examples, training, held_out, rng, config, progress)
     model = model.cpu().eval()
     model.head.forget_rows()

@@ -49,7 +49,8 @@ def evaluate_bundle(bundle: Bundle, llm: FrozenLLM, events: pl.DataFrame, *, see
     ids = {"right": users, "default": [NOBODY] * len(users), "wrong": strangers}
     queries = bundle.embed(events["text"].to_list())
     found: dict[str, dict[str, float]] = {"loss": {}, "accuracy": {}}
-    with Bridge.read(bundle.bridge).over(llm) if bundle.bridge else nullcontext():
+    bridge = bundle.bridge
+    with Bridge.read(bridge).over(llm) if bridge else nullcontext():
         for arm in ARMS:
             losses, rights = [], []
             for start in range(0, len(users), BATCH):

@@ -16,7 +16,7 @@ from pipelines.encode import encode_events
 from pipelines.encoder import KnownEncoder
 from pipelines.examples import build_examples, read_events, tuning_pairs, tuning_users
 from pipelines.meter import Meter, Silent
-from schemas.config import Config
+from schemas.config import Config, TapperConfig
 from schemas.errors import CompatibilityError, NotFoundError
 from store.embeddings import Embeddings
 from store.events import EventLog
@@ -59,7 +59,11 @@ def fit(home: Home, config: Config, *, head_only: bool = False, meter: Meter | N
     kept = _kept_aggregator(home, config) if head_only else None
     if kept:
         # The head's shape is the states', whatever the configuration says by now.
-        config = config.model_copy(update={kept[1].name: kept[1].config, "encoder": Lines(home).encoder(kept[0])})
+        section = kept[1].config
+        if isinstance(section, TapperConfig):
+            # The bridge is the head's own.
+            section = section.model_copy(update={"bridge": config.tapper.bridge})
+        config = config.model_copy(update={kept[1].name: section, "encoder": Lines(home).encoder(kept[0])})
     until = home.ingests.last()
     known = KnownEncoder(home, config.encoder)
     encode_events(log, known, meter, until=until)

@@ -17,6 +17,6 @@ def keep_freed(megabytes: int) -> None:
     night's processor time, a tenth. Elsewhere than on glibc it does nothing.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tune:
-        tune(M_MMAP_THRESHOLD, LARGEST)
-        tune(M_TRIM_THRESHOLD, megabytes << 20)
+    # Older ones take no more than 32 MB for the first; both are ints of C.
+    if tune and (tune(M_MMAP_THRESHOLD, LARGEST) or tune(M_MMAP_THRESHOLD, 32 << 20)):
+        tune(M_TRIM_THRESHOLD, min(megabytes, 2047) << 20)

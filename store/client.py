@@ -155,10 +155,14 @@ class Bundle:
         """
         if not self.manifest["llm"].get("bridge"):
             return None
-        home = next(layer.manifest for layer in self.layers if BRIDGE[0] in layer.manifest.files)
+        holder = next(layer.manifest for layer in self.layers if BRIDGE[0] in layer.manifest.files)
         for name in BRIDGE:
-            home.check(name)
-        return home.path
+            holder.check(name)
+        return holder.path
+
+    def bridge_files(self) -> list[File]:
+        """Size and hashes of that LoRA's files; none without one."""
+        return [self.model_file(name) for name in BRIDGE] if self.manifest["llm"].get("bridge") else []
 
     def prefix(
         self,

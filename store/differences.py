@@ -34,8 +34,8 @@ def differences(one: Bundle, other: Bundle) -> dict[str, Any]:
         changed += _changed(one, other, some) if comparable else len(some)
     lost = np.setdiff1d(before, after, assume_unique=True)
     model = [name for name in _MODEL if one.manifest.get(name) != other.manifest.get(name)]
-    both_have = set(model_files(one.manifest["llm"])) & set(model_files(other.manifest["llm"]))
-    model += [name for name in model_files(other.manifest["llm"]) if name in both_have and one.model_file(name) != other.model_file(name)]
+    shared = [name for name in model_files(other.manifest["llm"]) if name in model_files(one.manifest["llm"])]
+    model += [name for name in shared if one.model_file(name) != other.model_file(name)]
     return {
         "one": one.path.name,
         "other": other.path.name,

@@ -91,6 +91,9 @@ class Live:
                 )
         if new.manifest["llm"]["fingerprint"] != old.manifest["llm"]["fingerprint"]:
             raise CompatibilityError("the new bundle is for another LLM", where=str(path), mend="start a server of its own for it")
+        if new.bridge_files() != old.bridge_files():
+            mend = "put its LoRA on the LLM (Bundle.bridge) and start a server of its own for it"
+            raise CompatibilityError("the new bundle comes with another LoRA for the LLM", where=str(path), mend=mend)
         new.warm(blocks=False)
         # One assignment: whoever asks sees the old bundle or the new one, never half of each.
         self.bundle = new

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from encoders.llm import FrozenLLM, initial_prefix
+from encoders.text import default_model
+from encoders.tuning import warm_seq2seq
 from schemas.config import LLMConfig
 from schemas.errors import ConfigError
 
@@ -156,6 +158,16 @@ def test_saved_and_loaded_it_is_the_same(llm: FrozenLLM, tmp_path: Path) -> None
     assert losses(loaded, nothing(llm, 4)) == pytest.approx(losses(llm, nothing(llm, 4)), abs=1e-6)
     description = loaded.describe()
     assert (description["model"], description["hidden_size"]) == (str(tmp_path), llm.dim)
+
+
+def test_use_changes_no_fingerprint(tmp_path: Path) -> None:
+    """MiniLM's tokenizer comes with padding and truncation, and its first use here switches them off."""
+    made = FrozenLLM(*warm_seq2seq(default_model(), 1, 1), LLMConfig())
+    before = made.fingerprint
+    made.target_embeddings(["a"])
+    assert made.fingerprint == before
+    made.save(tmp_path)
+    assert FrozenLLM.load(LLMConfig(model=str(tmp_path))).fingerprint == before
 
 
 def test_bfloat16_halves_the_weights_and_answers_alike(llm: FrozenLLM, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from store.differences import differences
 from store.events import EventLog
 from store.home import Home
 from store.lines import Lines
+from store.live import Live
 from store.manifest import BRIDGE
 from store.models import Models
 from store.states import States
@@ -164,6 +165,8 @@ def test_a_bridge_travels_in_the_bundle_and_serves_by_peft_alone(
     home = new_home(train=TRAIN.model_copy(update={"learning_rate": 0.02}), personalizer="tapper", tapper=tapper)
     ingest(home, replace(source, last_day=11), historical=True)
     fitted = fit(home, home.config)
+    torch.rand(3)
+    assert fit(home, home.config).head == fitted.head, "the same seed, whatever was drawn before"
     models, encoder = Models(home), KnownEncoder(home, home.config.encoder)
     version = night(home)
     full = Bundle.open(publish(home, version, encoder)[0])
@@ -177,13 +180,23 @@ def test_a_bridge_travels_in_the_bundle_and_serves_by_peft_alone(
     later = next(iter(SyntheticSource(60, 12, 13, 14, 1.0, 5).batches())).rows.select("user_id", "ts", "text", "target").head(8)
     served = evaluate_bundle(delta, llm, later)
     assert llm.fingerprint == before, "it comes off again"
-    # As a serving team has it: peft's own loader on the LLM, and no bridge of ours.
-    PeftModel.from_pretrained(llm.model, str(delta.bridge))
     answer = delta.prefix(later["user_id"].to_list(), later["text"].to_list(), now=float(later["ts"].max()))
     prompts = [render(llm.config.prompt, text) for text in later["text"]]
-    with torch.no_grad():
-        loss, _ = llm.loss(torch.from_numpy(answer.prefix), prompts, later["target"].to_list())
-    assert served["loss"]["right"] == pytest.approx(float(loss.mean()), abs=1e-3)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(llm.loss(torch.from_numpy(answer.prefix), prompts, later["target"].to_list())[0].mean())
+
+    assert abs(served["loss"]["right"] - loss()) > 0.01, "the bridge says something"
+    # As a serving team has it: peft's own loader on the LLM, and no bridge of ours.
+    PeftModel.from_pretrained(llm.model, str(delta.bridge))
+    assert served["loss"]["right"] == pytest.approx(loss(), abs=1e-3)
+    # Another LoRA is not swapped in under a running server.
+    with Live(f"{home.uri}/bundles") as live:
+        fit(home, home.config.model_copy(update={"seed": 9}))
+        publish(home, night(home, full=True), encoder)
+        with pytest.raises(CompatibilityError, match="another LoRA"):
+            live.refresh()
 
 
 def test_a_head_alone_needs_an_aggregator_of_its_kind(new_home: Callable[..., Home], source: SyntheticSource) -> None:
