@@ -13,8 +13,8 @@ LARGEST = 1 << 30
 def keep_freed(megabytes: int) -> None:
     """Have this process keep up to about so much of what it frees, once for all.
 
-    By default glibc gives every array of a few megabytes back to the kernel and asks for fresh, zeroed pages at the next one: of a
-    night's processor time, a tenth. Elsewhere than on glibc it does nothing.
+    By default glibc gives every array of a few megabytes back to the kernel and asks for fresh, zeroed pages at the next one.
+    Elsewhere than on glibc it does nothing.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     # Older ones take no more than 32 MB for the first; both are ints of C.
