@@ -59,9 +59,9 @@ class EventLog:
         """Batches of the rows of ingests ``after + 1 … until``, every revision, within ``low <= key <= high``."""
         wanted = [*columns, *({"ingest"} - set(columns))]
         runs = pl.Series(self.runs(after, until), dtype=pl.Int64)
-        filters = []
-        if after:
-            filters.append(pc.field("ingest").isin(runs.to_arrow()))
+        # With the fragments known, a night's rows of some users are not looked for in an index of all rows of theirs.
+        within = pc.field("ingest").isin(runs.to_arrow()) if after else None
+        filters = [] if within is None else [within]
         if low is not None:
             filters.append(pc.field(key) >= low)
         if high is not None:
@@ -69,7 +69,7 @@ class EventLog:
         filter = None
         for part in filters:
             filter = part if filter is None else filter & part
-        for batch in self.home.tables.scan(EVENTS_TABLE, wanted, filter=filter):
+        for batch in self.home.tables.scan(EVENTS_TABLE, wanted, filter=filter, within=within):
             frame = to_polars(pa.Table.from_batches([batch]))
             yield frame.filter(pl.col("ingest").is_in(runs.implode())).select(columns)
 

@@ -16,24 +16,22 @@ from typing import TYPE_CHECKING, Any
 import lance
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.compute import Expression
 
 from schemas.errors import ConflictError, CorruptError, HomeError, TapstateError
 from store.conflicts import missing, replaced, rival
-from store.frames import to_polars
 from store.objects import Objects
+from store.places import fragments, places
 
 if TYPE_CHECKING:
     import lancedb
 
 #: Rows of one batch of a scan.
 BATCH_ROWS = 16_384
-#: Values that are looked up by filter, at most; and rows of one batch of a pass over keys.
+#: Values that are looked up by filter, at most.
 FEW = 1_000
-PASS_ROWS = 262_144
 #: Times that a version of a table is taken hold of while others replace it.
 ATTEMPTS = 6
 #: What Lance raises.
@@ -135,7 +133,7 @@ class Tables:
         if found is not None:
             return found
         try:
-            self.database.create_table(name, schema=schema, exist_ok=True)
+            self.database.create_table(name, schema=schema, exist_ok=True, storage_options=_files(schema))
         except Exception as error:
             if self.open(name) is None:
                 raise self.failed("create", name, error) from error
@@ -227,9 +225,19 @@ class Tables:
         return self.failed(verb, name, error)
 
     def scan(
-        self, name: str, columns: Sequence[str], *, filter: Expression | None = None, batch_rows: int = BATCH_ROWS, **options: Any
+        self,
+        name: str,
+        columns: Sequence[str],
+        *,
+        filter: Expression | None = None,
+        within: Expression | None = None,
+        batch_rows: int = BATCH_ROWS,
+        **options: Any,
     ) -> Iterator[pa.RecordBatch]:
         """Batches of the rows that pass ``filter``; nothing if the table is not there. Memory is bounded by a few batches.
+
+        Args:
+            within: passed by all of them, and by so few others that only the fragments with such rows are worth a look.
 
         Raises:
             HomeError: the files were replaced by maintenance while they were read.
@@ -239,6 +247,8 @@ class Tables:
         first = True
         while dataset is not None:
             try:
+                if within is not None:
+                    options["fragments"] = fragments(dataset, within)
                 for batch in dataset.scanner(columns=list(columns), filter=filter, batch_size=batch_rows, **options).to_batches():
                     first = False
                     yield batch
@@ -294,7 +304,7 @@ class Tables:
         dataset = self.open(name)
         while dataset is not None:
             try:
-                rows = _places(dataset, among)
+                rows = places(dataset, among)
                 if pick and len(rows):
                     rows = rows[pick.choose(dataset.take(rows, columns=list(pick.columns)))]
                 return dataset.take(rows, columns=list(columns)).cast(kept) if len(rows) else kept.empty_table()
@@ -340,34 +350,15 @@ class Tables:
         return CorruptError(f"table {name} is damaged: {what}", where=f"{self.uri}/{name}.lance", mend=mend)
 
 
-def _places(dataset: lance.LanceDataset, among: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    """Which rows of a dataset have all their values among the given ones."""
-    sets = {column: pl.Series(values, dtype=pl.Int64).implode() for column, values in among.items()}
-    found, at = [np.zeros(0, np.int64)], 0
-    for batches in _grouped(dataset.scanner(columns=list(among), batch_size=PASS_ROWS).to_batches(), PASS_ROWS):
-        frame = to_polars(pa.Table.from_batches(batches))
-        hits = frame.select(pl.all_horizontal(pl.col(column).is_in(values) for column, values in sets.items())).to_series()
-        found.append(hits.arg_true().to_numpy().astype(np.int64) + at)
-        at += len(frame)
-    return np.concatenate(found)
-
-
-def _grouped(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
-    """Batches of at least ``rows`` rows together, the last ones perhaps fewer: a fragment gives a batch, however small it is."""
-    group, held = list[pa.RecordBatch](), 0
-    for batch in batches:
-        group.append(batch)
-        held += batch.num_rows
-        if held >= rows:
-            yield group
-            group, held = [], 0
-    if group:
-        yield group
-
-
 def _short(error: BaseException) -> str:
     """Lance's message without the places in its own source."""
     return re.split(r",? ?/[^ ]*\.rs:\d+", str(error).splitlines()[0] if str(error) else repr(error))[0][:300]
+
+
+def _files(schema: pa.Schema) -> dict[str, str] | None:
+    """Lance's own choice of file version but for rows that hold lists of vectors: nothing there is to be compressed, and 2.0 writes them
+    four times as fast and reads them twice as fast."""
+    return {"new_table_data_storage_version": "2.0"} if any(pa.types.is_list(field.type) for field in schema) else None
 
 
 def data_files(dataset: lance.LanceDataset) -> set[str]:

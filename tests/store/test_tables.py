@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 import pytest
 
 from store.home import Home
+from store.places import fragments
 from store.tables import Tables
 
 SCHEMA = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("run", pa.int64(), nullable=False), pa.field("n", pa.int64())])
@@ -26,7 +27,7 @@ def find(tables: Tables, keys: range, *runs: int) -> list[int]:
 def test_the_rows_whose_columns_are_among_the_values(home: Home, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     """Over several fragments, with rows deleted, after a compaction too."""
     monkeypatch.setattr("store.tables.FEW", few)
-    monkeypatch.setattr("store.tables.PASS_ROWS", 7)
+    monkeypatch.setattr("store.places.PASS_ROWS", 7)
     tables = home.tables
     assert find(tables, range(3), 1) == []
     for run in (1, 2, 3):
@@ -64,3 +65,34 @@ def test_what_maintenance_replaces_is_read_again(home: Home, monkeypatch: pytest
 
     monkeypatch.setattr(Tables, "open", stale)
     assert find(tables, range(5), 1) == [100, 101, 102, 103, 104]
+
+
+def test_only_fragments_within_are_looked_at(home: Home) -> None:
+    """The same rows, with an index that knows some fragments, with none, after a compaction, and where there is nothing."""
+    tables = home.tables
+    assert list(tables.scan("t", ["n"], within=pc.field("run") == 1)) == []
+    for run in (1, 2):
+        append(tables, range(4), run)
+    wanted = [201, 202]
+    for step in range(4):
+        dataset = tables.open("t")
+        assert dataset is not None
+        if step == 1:
+            dataset.create_scalar_index("run", "BTREE")
+        elif step == 2:
+            append(tables, range(4), 3)
+        elif step == 3:
+            dataset.optimize.compact_files()
+        dataset = tables.open("t")
+        assert dataset is not None
+        assert len(fragments(dataset, pc.field("run") == 2)) == 1 < len(dataset.get_fragments())
+        few = (pc.field("run") == 2) & (pc.field("key") > 0) & (pc.field("key") < 3)
+        found = pa.Table.from_batches(tables.scan("t", ["n"], filter=few, within=pc.field("run") == 2))
+        assert found.column("n").to_pylist() == wanted
+    assert list(tables.scan("t", ["n"], within=pc.field("run") == 9)) == []
+
+
+def test_lists_of_vectors_lie_in_plain_files(home: Home) -> None:
+    lists = pa.schema([pa.field("key", pa.int64()), pa.field("items", pa.list_(pa.float32()))])
+    assert home.tables.ensure("wide", lists).data_storage_version == "2.0"
+    assert home.tables.ensure("t", SCHEMA).data_storage_version != "2.0"

@@ -1,0 +1,48 @@
+"""Where rows of a table lie, told from its narrowest columns before wide ones are read."""
+
+from collections.abc import Iterator, Mapping
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+from pyarrow.compute import Expression
+
+from store.frames import to_polars
+
+#: Rows of one batch of a pass over keys.
+PASS_ROWS = 262_144
+
+
+def fragments(dataset: lance.LanceDataset, within: Expression) -> list[lance.LanceFragment]:
+    """The fragments that hold rows which pass ``within``."""
+    rows = dataset.scanner(columns=[], filter=within, with_row_address=True).to_table().column("_rowaddr")
+    # The upper half of a row's address is its fragment.
+    held = set((np.unique(rows.to_numpy() >> 32)).tolist())
+    return [fragment for fragment in dataset.get_fragments() if fragment.fragment_id in held]
+
+
+def places(dataset: lance.LanceDataset, among: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Which rows of a dataset have all their values among the given ones."""
+    sets = {column: pl.Series(values, dtype=pl.Int64).implode() for column, values in among.items()}
+    found, at = [np.zeros(0, np.int64)], 0
+    for batches in _grouped(dataset.scanner(columns=list(among), batch_size=PASS_ROWS).to_batches(), PASS_ROWS):
+        frame = to_polars(pa.Table.from_batches(batches))
+        hits = frame.select(pl.all_horizontal(pl.col(column).is_in(values) for column, values in sets.items())).to_series()
+        found.append(hits.arg_true().to_numpy().astype(np.int64) + at)
+        at += len(frame)
+    return np.concatenate(found)
+
+
+def _grouped(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
+    """Batches of at least ``rows`` rows together, the last ones perhaps fewer: a fragment gives a batch, however small it is."""
+    group, held = list[pa.RecordBatch](), 0
+    for batch in batches:
+        group.append(batch)
+        held += batch.num_rows
+        if held >= rows:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
