@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from schemas.errors import ConfigError
+
 if TYPE_CHECKING:
     from encoders.llm import FrozenLLM
 
@@ -57,7 +59,17 @@ class Bridge(nn.Module):
 
     @classmethod
     def for_llm(cls, llm: "FrozenLLM", rank: int) -> "Bridge":
-        """An untrained bridge, which changes nothing; weights from torch's generator."""
+        """An untrained bridge, which changes nothing; weights from torch's generator.
+
+        Raises:
+            ConfigError: the LLM carries an adapter of its own, and a second one would have to be loaded in the very same place.
+        """
+        if getattr(llm.model, "peft_config", None):
+            raise ConfigError(
+                "the LLM carries an adapter, and a bridge cannot be put on top of it",
+                where=llm.config.model,
+                mend="merge it into the weights (merge_and_unload of peft, then save_pretrained), or tapper.bridge = 0",
+            )
         layers = attention_layers(llm.model)
         transposed = not all(isinstance(llm.model.get_submodule(name), nn.Linear) for name in layers)
         return cls(rank, layers, llm.kind == "causal", transposed)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 
 from encoders.bridge import Bridge, attention_layers
 from encoders.llm import FrozenLLM
+from schemas.errors import ConfigError
 
 PROMPTS, TARGETS = ["abc", "x y"], ["def", "z"]
 
@@ -80,3 +81,10 @@ def test_attention_is_adapted_and_nothing_else(tiny_llms: Callable[[str], Frozen
     assert not [layer for layer in layers if "mlp" in layer or "DenseReluDense" in layer or "lm_head" in layer]
     for layer, (inputs, outputs) in layers.items():
         assert llm.model.get_submodule(layer)(torch.zeros(1, inputs)).shape == (1, outputs)
+
+
+def test_an_llm_that_carries_an_adapter_gets_no_bridge(llm: FrozenLLM) -> None:
+    other = FrozenLLM(copy.deepcopy(llm.model), llm.tokenizer, llm.config)
+    other.model.add_adapter(LoraConfig(target_modules=list(attention_layers(other.model))[:1]))
+    with pytest.raises(ConfigError, match="merge"):
+        Bridge.for_llm(other, 4)
