@@ -30,9 +30,11 @@ def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dic
 
 
 def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
-    """Quality against bytes per user, the length of the history and the age of the state; what there is of it."""
+    """Quality against bytes per user, the length of the history and the age of the state; names of all there are.
+
+    Those by history need outcomes of every arm they show: where the cache lacks one, the plot that was made before stays.
+    """
     place.mkdir(parents=True, exist_ok=True)
-    made = []
     for task, data, split in sorted({(r["task"], r["data"], r["split"]) for r in rows if AGED not in r["split"]}):
         mine = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll")]
         sized = [r for r in mine if r["stored_bytes_at_512_items"] is not None]
@@ -44,14 +46,15 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
                 axes.errorbar(bytes_, r["mean"], yerr=[[max(0, low)], [max(0, high)]], fmt="o")
                 axes.annotate(r["arm"], (bytes_, r["mean"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
             axes.set(xscale="log", xlabel="bytes per user in the bundle, at 512 items", ylabel="nll", title=f"{task}, {split} users")
-            made.append(_save(figure, place / f"{task}-{data}-{split}-bytes.svg"))
+            _save(figure, place / f"{task}-{data}-{split}-bytes.svg")
     runs = load(cache / "outcomes")
     for task, data, split in sorted({key[:3] for key in runs if AGED not in key[2]}):
+        cells = {r["arm"]: r["seeds"] for r in rows if (r["task"], r["data"], r["split"]) == (task, data, split) and r["arm"] in SHOWN}
+        if any(len(runs.get((task, data, split, arm), {})) < seeds for arm, seeds in cells.items()):
+            continue
         figure, axes = plt.subplots(figsize=(5, 3.4))
-        for arm in SHOWN:
-            found = list(runs.get((task, data, split, arm), {}).values())
-            if not found:
-                continue
+        for arm in (arm for arm in SHOWN if arm in cells):
+            found = list(runs[task, data, split, arm].values())
             length = np.concatenate([r.arrays["history"] for r in found])
             loss = np.concatenate([r.arrays["nll"] for r in found])
             edges = np.unique(np.quantile(length, np.linspace(0, 1, 6)).astype(int))
@@ -60,21 +63,20 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
             axes.plot([np.median(length[bins == b]) + 1 for b in places], [loss[bins == b].mean() for b in places], "o-", label=arm)
         axes.set(xscale="log", xlabel="events in the history at the last night, plus one", ylabel="nll", title=f"{task}, {split} users")
         axes.legend(fontsize=7)
-        made.append(_save(figure, place / f"{task}-{data}-{split}-history.svg"))
+        _save(figure, place / f"{task}-{data}-{split}-history.svg")
     for (task, data, split), by in ages(rows).items():
         figure, axes = plt.subplots(figsize=(5, 3.4))
         for arm, nights in by.items():
             axes.plot(sorted(nights), [nights[n] for n in sorted(nights)], "o-", label=arm)
         axes.set(xscale="symlog", xlabel="nights that the state is older than the last one", ylabel="nll", title=f"{task}, {split} users")
         axes.legend(fontsize=7)
-        made.append(_save(figure, place / f"{task}-{data}-{split}-age.svg"))
-    return made
+        _save(figure, place / f"{task}-{data}-{split}-age.svg")
+    return sorted(path.name for path in place.glob("*.svg"))
 
 
-def _save(figure: Any, path: Path) -> str:
+def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     # Without a date, the same figures make the same file.
     mpl.rcParams["svg.hashsalt"] = "tapstate"
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
-    return path.name

@@ -172,7 +172,7 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
 
 
 def write_tables(outcomes: Path, results: Path) -> None:
-    """Merge the rows that ``outcomes`` gives into the two files of ``results``."""
+    """Merge the rows that ``outcomes`` gives into the two files of ``results``; a row of more seeds stays as it is."""
     results.mkdir(parents=True, exist_ok=True)
     found = load(outcomes)
     llms = {key[:2]: run.about["llm"] for key, runs in found.items() for run in runs.values()}
@@ -184,5 +184,10 @@ def write_tables(outcomes: Path, results: Path) -> None:
         held = json.loads(path.read_text()) if path.is_file() else []
         # Figures against another LLM than the task's present one cannot stand beside its rows.
         held = [row for row in held if row.get("llm") == llms.get((row["task"], row["data"]), row.get("llm"))]
-        merged = {tuple(row[k] for k in keys): row for row in [*held, *rows]}
+        merged = {tuple(row[k] for k in keys): row for row in held}
+        for row in rows:
+            key = tuple(row[k] for k in keys)
+            # A cache that holds fewer seeds was made anew, or on another machine.
+            if key not in merged or merged[key]["seeds"] <= row["seeds"]:
+                merged[key] = row
         path.write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")

@@ -69,6 +69,7 @@ def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results:
             path = folder / f"{arm}-{seed}.json"
             about = json.loads(path.read_text())
             path.write_text(json.dumps({**about, **(change if arm == "tide" else {"budget": {"steps": 1}})}))
+    results = tmp_path / "anew"
     write_tables(tmp_path / "outcomes", results)
     assert {row["seeds"] for row in json.loads((results / "verdicts.json").read_text())} == {1}
     path = folder / "tide-1.json"
@@ -82,9 +83,17 @@ def test_a_run_at_another_rate_than_its_methods_does_not_count(results: Path, tm
     path = tmp_path / "outcomes" / "t@d" / "tide-1.json"
     for rate, seeds in ((RATES["tide"], 2), (10.0, 1)):
         path.write_text(json.dumps({**json.loads(path.read_text()), "budget": {"learning_rate": rate}}))
-        write_tables(tmp_path / "outcomes", results)
-        rows = json.loads((results / "quality.json").read_text())
+        write_tables(tmp_path / "outcomes", tmp_path / str(rate))
+        rows = json.loads((tmp_path / str(rate) / "quality.json").read_text())
         assert {row["seeds"] for row in rows if row["arm"] == "tide"} == {seeds}
+
+
+def test_a_cache_of_fewer_seeds_leaves_the_rows_of_more(results: Path, tmp_path: Path) -> None:
+    before = {name: json.loads((results / name).read_text()) for name in ("quality.json", "verdicts.json")}
+    for path in (tmp_path / "outcomes" / "t@d").glob("tide-1.*"):
+        path.unlink()
+    write_tables(tmp_path / "outcomes", results)
+    assert {name: json.loads((results / name).read_text()) for name in before} == before
 
 
 def test_resampled_f1_is_that_of_the_resampled_examples() -> None:
