@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 from operator import and_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lance
 import numpy as np
@@ -28,6 +28,8 @@ from store.objects import Objects
 
 if TYPE_CHECKING:
     import lancedb
+
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 #: Rows of one batch of a scan.
 BATCH_ROWS = 16_384
@@ -130,10 +132,14 @@ class Tables:
         raise AssertionError
 
     def ensure(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
-        """The table, made empty if it was not there; two makers at once get the same one."""
+        """The table, made empty if it was not there; two makers at once get the same one.
+
+        One that an earlier release made gets the nullable columns that it lacks: a change of its schema alone, which appends that are
+        under way pass.
+        """
         found = self.open(name)
         if found is not None:
-            return found
+            return self._widened(name, schema, found)
         try:
             self.database.create_table(name, schema=schema, exist_ok=True)
         except Exception as error:
@@ -141,6 +147,22 @@ class Tables:
                 raise self.failed("create", name, error) from error
         found = self.open(name)
         assert found is not None
+        return found
+
+    def _widened(self, name: str, schema: pa.Schema, found: lance.LanceDataset) -> lance.LanceDataset:
+        for left in reversed(range(ATTEMPTS)):
+            lacking = [field for field in schema if field.nullable and field.name not in found.schema.names]
+            if not lacking:
+                break
+            self.guard()
+            try:
+                found.add_columns(pa.schema(lacking))
+            except LANCE_ERRORS as error:
+                if not left or not rival(error):
+                    raise self.failed("add columns to", name, error) from error
+            newest = self.open(name)
+            assert newest is not None
+            found = newest
         return found
 
     def mark(self, name: str, schema: pa.Schema) -> int:
@@ -227,9 +249,19 @@ class Tables:
         return self.failed(verb, name, error)
 
     def scan(
-        self, name: str, columns: Sequence[str], *, filter: Expression | None = None, batch_rows: int = BATCH_ROWS, **options: Any
+        self,
+        name: str,
+        columns: Sequence[str],
+        *,
+        schema: pa.Schema | None = None,
+        filter: Expression | None = None,
+        batch_rows: int = BATCH_ROWS,
+        **options: Any,
     ) -> Iterator[pa.RecordBatch]:
         """Batches of the rows that pass ``filter``; nothing if the table is not there. Memory is bounded by a few batches.
+
+        Args:
+            schema: says of what type the columns are that a table of an earlier release lacks; they are null.
 
         Raises:
             HomeError: the files were replaced by maintenance while they were read.
@@ -239,9 +271,10 @@ class Tables:
         first = True
         while dataset is not None:
             try:
-                for batch in dataset.scanner(columns=list(columns), filter=filter, batch_size=batch_rows, **options).to_batches():
+                there = _there(dataset, columns, schema)
+                for batch in dataset.scanner(columns=there, filter=filter, batch_size=batch_rows, **options).to_batches():
                     first = False
-                    yield batch
+                    yield _whole(batch, columns, schema)
             except LANCE_ERRORS as error:
                 newer = self._newer(name, dataset, error)
                 if not first:
@@ -260,7 +293,9 @@ class Tables:
         kept = pa.schema([schema.field(column) for column in columns])
         for last in (False, True):
             try:
-                return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter, **options)], schema=kept)
+                return pa.Table.from_batches(
+                    [b.cast(kept) for b in self.scan(name, columns, schema=schema, filter=filter, **options)], schema=kept
+                )
             except HomeError as error:
                 if last or "while it was read" not in error.what:
                     raise
@@ -297,7 +332,8 @@ class Tables:
                 rows = _places(dataset, among)
                 if pick and len(rows):
                     rows = rows[pick.choose(dataset.take(rows, columns=list(pick.columns)))]
-                return dataset.take(rows, columns=list(columns)).cast(kept) if len(rows) else kept.empty_table()
+                found = dataset.take(rows, columns=_there(dataset, columns, schema)) if len(rows) else kept.empty_table()
+                return _whole(found, columns, schema).cast(kept)
             except LANCE_ERRORS as error:
                 # Places are of one version of the table; those of the newest one are looked for anew.
                 dataset = self._newer(name, dataset, error)
@@ -338,6 +374,21 @@ class Tables:
 
     def _corrupt(self, name: str, what: str, mend: str = "restore the table's folder from a backup of the home") -> CorruptError:
         return CorruptError(f"table {name} is damaged: {what}", where=f"{self.uri}/{name}.lance", mend=mend)
+
+
+def _there(dataset: lance.LanceDataset, columns: Sequence[str], schema: pa.Schema | None) -> list[str]:
+    """The columns, without those that the schema lets be null and the table lacks."""
+    return [column for column in columns if schema is None or column in dataset.schema.names or not schema.field(column).nullable]
+
+
+def _whole(rows: Rows, columns: Sequence[str], schema: pa.Schema | None) -> Rows:
+    """Rows with nulls for the columns that their table lacks."""
+    lacking = [column for column in columns if column not in rows.schema.names]
+    if schema is None or not lacking:
+        return rows
+    for column in lacking:
+        rows = rows.append_column(schema.field(column), pa.nulls(rows.num_rows, schema.field(column).type))
+    return rows.select(list(columns))
 
 
 def _places(dataset: lance.LanceDataset, among: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
