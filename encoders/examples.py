@@ -118,7 +118,7 @@ class Examples:
         arrays = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names}
         first, last = (np.concatenate([getattr(self, n), getattr(other, n) + len(self.ts)]) for n in ("first", "last"))
         prompts, targets = [*self.prompts, *other.prompts], [*self.targets, *other.targets]
-        return replace(self, first=first, last=last, prompts=prompts, targets=targets, **arrays)
+        return Examples(self.vectors, tasks=self.tasks, first=first, last=last, prompts=prompts, targets=targets, **arrays)
 
     def strangers(self, rows: Ints, rng: np.random.Generator) -> Ints:
         """For each example another one, of another user wherever there are two."""

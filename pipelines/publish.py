@@ -242,10 +242,10 @@ def _golden(
             place = row - int(ends[number]) + files[number]["users"]
             state = unpack(batch, packed).take(np.array([place]), packed)
         tensors = {key: torch.from_numpy(value) for key, value in state.head_inputs(packed).items()}
-        number = head.instructions.numbers([task]) if head.instructions else None
+        asks = head.instructions.numbers([task]) if head.instructions else None
         for text, embedding in ((None, None), (GOLDEN_QUERY, query)):
             with torch.no_grad():
-                prefix = head(embedding, torch.tensor([now]), tensors, number)[0]
+                prefix = head(embedding, torch.tensor([now]), tensors, asks)[0]
             vector = None if embedding is None else _numbers(embedding[0])
             case = {"row": row, "query": text, "query_embedding": vector, "now": now, "prefix": [_numbers(v) for v in prefix]}
             cases.append({**case, "task": task} if tasks else case)

@@ -199,7 +199,6 @@ def test_one_training_learns_two_tasks_that_contradict_each_other(
         for name, task in (("own", two_tasks.task), ("none", np.full(len(two_tasks), -1)), ("other", 1 - two_tasks.task))
     }
     model.cpu().eval()
-    assert loss["own"] == pytest.approx(found.metrics["loss"]["right"], abs=1e-5)
     assert loss["own"] < loss["none"] - 0.1
     assert loss["own"] < loss["other"] - 0.3
 
