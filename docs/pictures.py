@@ -124,8 +124,8 @@ def _nightly_cut() -> str:
     one, each = np.zeros(1, np.int64), np.zeros(count, np.int64)
     vectors, value = np.zeros((1, 8), np.float16), np.full(count, np.nan, np.float32)
     examples = Examples(
-        vectors, known, ts, np.arange(count), each, each - 1, value,
-        first=one, last=one + count, user=one, now=one + query, query=one - 1, answer=one - 1, prompts=["?"], targets=["!"],
+        vectors, known, ts, np.arange(count), each, each - 1, value, (), each - 1,
+        first=one, last=one + count, user=one, now=one + query, query=one - 1, answer=one - 1, task=one - 1, prompts=["?"], targets=["!"],
     )  # fmt: skip
     figure = _new(2.9)
     axes = figure.subplots()

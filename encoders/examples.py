@@ -26,11 +26,14 @@ class Examples:
         known: int64 ``[e]``, seconds; events are sorted by (user, known).
         ts, key, text, target: int64 ``[e]``; ``text`` and ``target`` index ``vectors``, -1 where there is none.
         value: float32 ``[e]``, NaN where there is none.
+        tasks: names of the tasks, sorted; none where no event names one.
+        event_task: int64 ``[e]``, place in ``tasks``, -1 where the event names none.
         first, last: int64 ``[n]``, the events of each example's user are ``first:last``.
         user: int64 ``[n]``.
         now: int64 ``[n]``, time of the query.
         query: int64 ``[n]``, row of the query's vector, -1 for a masked query.
         answer: int64 ``[n]``, row of the target's vector.
+        task: int64 ``[n]``, place in ``tasks``, -1 for none.
         prompts, targets: what the LLM reads and should answer.
     """
 
@@ -41,12 +44,15 @@ class Examples:
     text: Ints
     target: Ints
     value: npt.NDArray[np.float32]
+    tasks: Sequence[str]
+    event_task: Ints
     first: Ints
     last: Ints
     user: Ints
     now: Ints
     query: Ints
     answer: Ints
+    task: Ints
     prompts: Sequence[str]
     targets: Sequence[str]
 
@@ -103,16 +109,16 @@ class Examples:
 
     def take(self, rows: Ints) -> "Examples":
         """The examples ``rows`` alone, over the same events."""
-        arrays = {name: getattr(self, name)[rows] for name in ("first", "last", "user", "now", "query", "answer")}
+        arrays = {name: getattr(self, name)[rows] for name in ("first", "last", "user", "now", "query", "answer", "task")}
         return replace(self, prompts=[self.prompts[i] for i in rows], targets=[self.targets[i] for i in rows], **arrays)
 
     def joined(self, other: "Examples") -> "Examples":
-        """These examples and then ``other``'s, over both's events; ``vectors`` are the same."""
-        names = ("known", "ts", "key", "text", "target", "value", "user", "now", "query", "answer")
+        """These examples and then ``other``'s, over both's events; ``vectors`` and ``tasks`` are the same."""
+        names = ("known", "ts", "key", "text", "target", "value", "event_task", "user", "now", "query", "answer", "task")
         arrays = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names}
         first, last = (np.concatenate([getattr(self, n), getattr(other, n) + len(self.ts)]) for n in ("first", "last"))
         prompts, targets = [*self.prompts, *other.prompts], [*self.targets, *other.targets]
-        return Examples(self.vectors, first=first, last=last, prompts=prompts, targets=targets, **arrays)
+        return Examples(self.vectors, tasks=self.tasks, first=first, last=last, prompts=prompts, targets=targets, **arrays)
 
     def strangers(self, rows: Ints, rng: np.random.Generator) -> Ints:
         """For each example another one, of another user wherever there are two."""

@@ -30,17 +30,18 @@ GOLDEN_QUERY, GOLDEN_FILE = "what should come next", "golden_query.json"
 
 
 class HeadGraph(nn.Module):
-    """A head with positional inputs: ``query`` (unless static), ``now``, then the state columns the head reads."""
+    """A head with positional inputs: ``query`` (unless static), ``now``, ``task`` (if it knows tasks), then the state columns it reads."""
 
     def __init__(self, head: Head, spec: StateSpec, static: bool) -> None:
         super().__init__()
-        self.head, self.static = head, static
+        self.head = head
         self.columns = [c.name for c in spec.columns if c.head]
-        self.names = [*([] if static else ["query"]), "now", *self.columns]
+        self.tasks = len(head.instructions.tasks) if head.instructions else 0
+        self.names = [*([] if static else ["query"]), "now", *(["task"] if self.tasks else []), *self.columns]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        query, rest = (None, inputs) if self.static else (inputs[0], inputs[1:])
-        prefix: Tensor = self.head(query, rest[0], dict(zip(self.columns, rest[1:], strict=True)))
+        given = dict(zip(self.names, inputs, strict=True))
+        prefix: Tensor = self.head(given.get("query"), given["now"], {name: given[name] for name in self.columns}, given.get("task"))
         return prefix
 
 
@@ -59,8 +60,9 @@ class QueryGraph(nn.Module):
 def export_head(head: Head, spec: StateSpec, query_dim: int, *, static: bool) -> bytes:
     """``head.onnx`` or ``static_head.onnx``.
 
-    Inputs: ``query`` float32 ``[batch, query_dim]`` (not in the static graph), ``now`` int64 ``[batch]``, then each state column the
-    head reads: ``[batch, *shape]`` or, per item, ``[batch, items, *shape]``. Output: ``prefix`` float32 ``[batch, L, d_llm]``.
+    Inputs: ``query`` float32 ``[batch, query_dim]`` (not in the static graph), ``now`` int64 ``[batch]``, ``task`` int64 ``[batch]`` if the
+    head has instructions (-1: none), then each state column the head reads: ``[batch, *shape]`` or, per item, ``[batch, items, *shape]``.
+    Output: ``prefix`` float32 ``[batch, L, d_llm]``.
 
     Raises:
         ParityError: onnxruntime and torch differ by more than ``TOLERANCE`` on a shape that the export has not seen.
@@ -68,7 +70,9 @@ def export_head(head: Head, spec: StateSpec, query_dim: int, *, static: bool) ->
     graph = HeadGraph(head, spec, static).eval()
     per_item = {c.name for c in spec.columns if c.per == "item"}
     axes = [{0: "batch", 1: "items"} if name in per_item else {0: "batch"} for name in graph.names]
-    samples = [_head_sample(graph, spec, query_dim, batch, items) for batch, items in ((4, 5), *CHECKED_SHAPES)]
+    # Of tasks, each one is checked, and none.
+    shapes = ((4, 5), *CHECKED_SHAPES, *([(graph.tasks + 1, 2)] if graph.tasks else []))
+    samples = [_head_sample(graph, spec, query_dim, batch, items) for batch, items in shapes]
     return _export(graph, graph.names, "prefix", axes, samples)
 
 
@@ -112,6 +116,7 @@ def _head_sample(graph: HeadGraph, spec: StateSpec, query_dim: int, batch: int, 
     made: dict[str, Any] = {
         "query": rng.standard_normal((batch, query_dim)).astype(np.float32),
         "now": np.full(batch, 1_700_000_000, np.int64),
+        "task": np.arange(batch) % (graph.tasks + 1) - 1,
     }
     for column in spec.columns:
         if not column.head:

@@ -83,14 +83,14 @@ class TideHead(Head):
         assert isinstance(aggregator, Tide)
         self.slot_decay.copy_(aggregator.decay().detach() * DAY)
 
-    def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    def delta(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         users = now.shape[0]
         q = self.masked_query.expand(users, -1) if query is None else self.query(query)
         read, named = self._window(q, now, state)
         joined = torch.cat([q, self._slots(q, now, state), read], -1)
         # Scaled down, so that one step of Adam moves a prefix by hundredths of its rms, whatever the width.
         delta = self.out((joined + self.mix(joined)) / joined.shape[-1] ** 0.5).view(users, self.length, self.llm_dim)
-        return self.contract(delta + self.naming_gain[:, None] * named[:, None])
+        return delta + self.naming_gain[:, None] * named[:, None]
 
     def _slots(self, q: Tensor, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Attention over the slots; each shows the evidence left by now, ``clamp(m - λ·age, -20, 20)``, and log(1 + age)."""

@@ -95,11 +95,12 @@ class FrozenLLM:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over weights, tokenizer, prompt template and neutral prefix."""
+        """SHA-256 over weights, tokenizer, prompt templates and neutral prefix."""
         parts = [t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for _, t in sorted(self.model.state_dict().items())]
         names = sorted(self.model.state_dict())
         neutral = b"" if self.neutral is None else self.neutral.detach().cpu().numpy().tobytes()
-        return content_hash(names, *parts, self._tokenizer_told, self.config.prompt, neutral)
+        prompts = [self.config.prompts] if self.config.prompts else []
+        return content_hash(names, *parts, self._tokenizer_told, self.config.prompt, neutral, *prompts)
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says of the LLM."""
@@ -110,6 +111,7 @@ class FrozenLLM:
             "hidden_size": self.dim,
             "fingerprint": self.fingerprint,
             "prompt": self.config.prompt,
+            **({"prompts": self.config.prompts} if self.config.prompts else {}),
             "precision": self.config.precision,
         }
 

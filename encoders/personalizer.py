@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.bridge import Bridge
+from encoders.instructions import Instructions
 from schemas.config import Section
 from schemas.states import StateBatch, StateSpec
 
@@ -35,7 +36,8 @@ class EventBatch:
         text: float16 ``[e, dim]``, the encoder's vectors of the texts.
         target: float16 ``[e, dim]``, of the targets; rows of zeros where there is none.
         value: float32 ``[e]``; NaN where there is none.
-        texts, targets: the texts themselves, for an aggregator that says ``needs_llm``; None as a target where there is none.
+        texts, targets, tasks: the texts themselves, and names of tasks, for an aggregator that says ``needs_llm``; None as a target or a
+            task where there is none.
     """
 
     user: npt.NDArray[np.int64]
@@ -46,6 +48,7 @@ class EventBatch:
     value: npt.NDArray[np.float32]
     texts: Sequence[str] | None = None
     targets: Sequence[str | None] | None = None
+    tasks: Sequence[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -61,7 +64,7 @@ class Aggregator(nn.Module):
     """
 
     name: ClassVar[str]
-    #: Whether ``update`` needs an attached LLM and ``EventBatch.texts`` and ``targets``.
+    #: Whether ``update`` needs an attached LLM and ``EventBatch.texts``, ``targets`` and ``tasks``.
     needs_llm = False
     #: Whether it also learns from copies of users under exchanged labels (``encoders/relabelling.py``); the papers' methods do not.
     relabelled = False
@@ -102,9 +105,12 @@ class Aggregator(nn.Module):
 class Head(nn.Module):
     """(query, now, state columns) to a prefix ``[n, L, d_llm]``; one declared input per state column.
 
-    The prefix contract, for every personalizer: ``P = rms · g · (P₀ + ΔP)``. ``g`` starts at 1, ``ΔP`` at zero, and each vector of ``ΔP``
-    is capped at an rms of 3. A user without events takes the same path with everything masked. tide's ΔP starts at zero for such a
-    user only: ``learn_names`` has it say the targets of the others.
+    The prefix contract, for every personalizer: ``P = rms · g · (P₀ + I + ΔP)``. ``g`` starts at 1, ``ΔP`` at zero, and each vector of
+    ``ΔP`` is capped at an rms of 3. A user without events takes the same path with everything masked. tide's ΔP starts at zero for such
+    a user only: ``learn_names`` has it say the targets of the others. ``I`` is the instruction of the query's task, from zero on; none
+    where training knew no tasks.
+
+    Subclasses say ``delta``.
 
     Args:
         config: the personalizer's section of the configuration.
@@ -124,6 +130,7 @@ class Head(nn.Module):
         self.neutral = nn.Parameter(neutral.clone(), requires_grad=not neutral_frozen)
         self.gain = nn.Parameter(torch.ones(()))
         self.bridge: Bridge | None = None
+        self.instructions: Instructions | None = None
 
     def align(self, aggregator: Aggregator) -> None:
         """Start from what the aggregator starts from (before training)."""
@@ -142,6 +149,10 @@ class Head(nn.Module):
     def learn_bridge(self, llm: Any) -> None:
         """Begin a LoRA on the FrozenLLM (before training); for a method that has one."""
 
+    def learn_tasks(self, tasks: Sequence[str]) -> None:
+        """Begin an instruction for each task (before training); none where there are no tasks."""
+        self.instructions = Instructions(tasks, self.length, self.llm_dim) if tasks else None
+
     def learn_rows(self, users: int) -> None:
         """Begin training over ``users`` users; for a method with learned rows."""
 
@@ -156,11 +167,13 @@ class Head(nn.Module):
         """Make the parts that training added, of the shape that ``configuration`` describes (before weights are loaded)."""
         if "bridge" in configuration:
             self.bridge = Bridge(**configuration["bridge"])
+        self.learn_tasks(configuration.get("tasks", ()))
 
     def configuration(self) -> Mapping[str, Any]:
         """What rebuilds the module, beside its weights."""
         return {
             **({"bridge": self.bridge.configuration()} if self.bridge else {}),
+            **({"tasks": list(self.instructions.tasks)} if self.instructions else {}),
             "personalizer": self.name,
             self.name: self.config.model_dump(),
             "query_dim": self.query_dim,
@@ -170,15 +183,26 @@ class Head(nn.Module):
             "neutral_frozen": self.neutral_frozen,
         }
 
-    def neutral_prefix(self) -> Tensor:
-        """``rms·g·P₀``, ``[L, d_llm]``: what a prefix deviates from."""
-        return self.rms * self.gain * self.neutral
+    def neutral_prefix(self, task: Tensor | None = None) -> Tensor:
+        """What a prefix deviates from: ``rms·g·P₀`` ``[L, d_llm]``, or of tasks int64 ``[n]``, -1 for none, ``rms·g·(P₀ + I)`` of each."""
+        neutral = self.neutral if task is None or self.instructions is None else self.neutral + self.instructions(task)
+        return self.rms * self.gain * neutral
 
-    def contract(self, delta: Tensor) -> Tensor:
+    def contract(self, delta: Tensor, task: Tensor | None = None) -> Tensor:
         """The prefix of ``ΔP`` ``[n, L, d_llm]``."""
         size = torch.sqrt(delta.square().mean(-1, keepdim=True) + 1e-12)
-        return self.neutral_prefix() + self.rms * self.gain * delta * torch.clamp(CAP / size, max=1.0)
+        return self.neutral_prefix(task) + self.rms * self.gain * delta * torch.clamp(CAP / size, max=1.0)
 
-    def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Prefixes; ``query`` None masks the query (the static prefix)."""
+    def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor], task: Tensor | None = None) -> Tensor:
+        """Prefixes float32 ``[n, L, d_llm]``.
+
+        Args:
+            query: float32 ``[n, query_dim]``; None masks the query (the static prefix).
+            now: int64 ``[n]``, seconds since 1970.
+            task: int64 ``[n]``, numbers of ``instructions.tasks``, -1 for none; None is none for all.
+        """
+        return self.contract(self.delta(query, now, state), task)
+
+    def delta(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """``ΔP`` ``[n, L, d_llm]``, before its cap."""
         raise NotImplementedError

@@ -3,8 +3,8 @@
     w_i = softmax_i(q · h_i),    P = Σ w_i · Proj(h_i),    LLM input [I ; P ; Emb(x)]
 
 ``h_i`` in the weights is the item's text alone, as in the paper; ``Proj`` (two layers) also gets its target, through a projection of its
-own. ``I``, the learned instruction embedding, is all of the prefix but its last vector: one vector at the paper's L = 2. No time
-enters, and the order of a history does not matter.
+own. ``I``, the learned instruction embedding, is all of the prefix but its last vector: one vector at the paper's L = 2; tasks that
+events name have one each beside it (``encoders/instructions.py``). No time enters, and the order of a history does not matter.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class PplugHead(Head):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    def delta(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         text, users = state["item_text"], now.shape[0]
         q = self.masked_query.expand(users, -1) if query is None else query
         held = there(text)
@@ -49,4 +49,4 @@ class PplugHead(Head):
         hidden = nn.functional.gelu(self.from_text(text) + self.from_target(state["item_target"]))
         # Proj's last layer after the sum instead of before: the weights add up to one, and it runs once a user.
         person = self.out((weight[:, :, None] * hidden).sum(1) / self.llm_dim**0.5)
-        return self.contract(torch.cat([self.instruction.expand(users, -1, -1), person[:, None]], 1))
+        return torch.cat([self.instruction.expand(users, -1, -1), person[:, None]], 1)

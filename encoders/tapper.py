@@ -142,7 +142,7 @@ class TapperBank(Bank):
         return rows.numpy()
 
     def _loss(self, row: Tensor, histories: EventBatch, events: EventBatch, part: npt.NDArray[np.int64]) -> Tensor:
-        texts, targets = events.texts, events.targets
+        texts, targets, tasks = events.texts, events.targets, events.tasks or [None] * len(events)
         assert self.llm
         assert self.head is not None
         assert self.adapter is not None
@@ -151,8 +151,9 @@ class TapperBank(Bank):
         device = next(self.head.parameters()).device
         state = {name: x.to(device) for name, x in Bank.forward(self, len(part), histories).items()}
         query = self.adapter(torch.from_numpy(events.text[part]).float().to(device))
-        prefix = self.head(query, torch.from_numpy(events.ts[part]).to(device), {**state, "user_row": row.to(device)})
-        prompts = [render(self.llm.config.prompt, texts[i]) for i in part]
+        task = self.head.instructions.numbers([tasks[i] for i in part]).to(device) if self.head.instructions else None
+        prefix = self.head(query, torch.from_numpy(events.ts[part]).to(device), {**state, "user_row": row.to(device)}, task)
+        prompts = [render(self.llm.config.prompt_of(tasks[i]), texts[i]) for i in part]
         return self.llm.loss(prefix, prompts, [str(targets[i]) for i in part])[0]
 
 
@@ -231,7 +232,7 @@ class TapperHead(Head):
     def forget_rows(self) -> None:
         self.table = None
 
-    def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    def delta(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         text, users = state["item_text"], now.shape[0]
         q = self.masked_query.expand(users, -1) if query is None else query
         items = self.from_text(text) + self.from_target(state["item_target"])
@@ -243,9 +244,7 @@ class TapperHead(Head):
             score = score - self.time_penalty * torch.log1p(days) - self.order_penalty * torch.log1p(order.float())
         weight = torch.softmax(torch.where(held, score, MASKED), 1) * held
         delta = self.out((weight[:, :, None] * items).sum(1)).view(users, self.length, self.llm_dim)
-        if self.config.row:
-            delta = delta + state["user_row"]
-        return self.contract(delta)
+        return delta + state["user_row"] if self.config.row else delta
 
     def _relevance(self, q: Tensor, items: Tensor) -> Tensor:
         """``MLP([q; h; q-h; q⊙h])``, ``[n, i]``: the first layer term by term, which halves the arithmetic."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -67,25 +68,26 @@ class Model(nn.Module):
         whose = examples.user[rows if histories is None else histories]
         state.update(self.head.training_state(whose, np.ones(len(rows), bool) if keep is None else keep))
         self.head.bind(self.aggregator)
-        now = torch.from_numpy(examples.now[rows]).to(device)
+        now, task = (torch.from_numpy(x[rows]).to(device) for x in (examples.now, examples.task))
         index = examples.query[rows]
         if masked_query or (index < 0).all():
-            return self.head(None, now, state)
+            return self.head(None, now, state, task)
         query = torch.from_numpy(examples.vectors[index]).to(device).float()
-        return self.head(self.adapter(query), now, state)
+        return self.head(self.adapter(query), now, state, task)
 
 
 @torch.no_grad()
-def evaluate(model: Model, llm: FrozenLLM, examples: Examples, rows: Ints, seed: int) -> dict[str, dict[str, float]]:
+def evaluate(model: Model, llm: FrozenLLM, examples: Examples, rows: Ints, seed: int) -> dict[str, Any]:
     """Mean target loss and exact-answer accuracy with the right user's state, with none (default), and with a stranger's.
 
     Returns:
-        ``{"loss": {"right", "default", "wrong"}, "accuracy": {...}}`` over the examples ``rows``.
+        ``{"loss": {"right", "default", "wrong"}, "accuracy": {...}}`` over the examples ``rows``; where there are tasks, the same of each
+        that one of them asks, under ``"tasks"`` by name.
     """
     model.eval()
     strangers = examples.strangers(rows, np.random.default_rng(seed))
     arms: dict[str, dict[str, Any]] = {"right": {}, "default": {"keep": False}, "wrong": {"histories": strangers}}
-    out: dict[str, dict[str, float]] = {"loss": {}, "accuracy": {}}
+    found: dict[str, dict[str, Tensor]] = {"loss": {}, "accuracy": {}}
     for name, options in arms.items():
         losses, rights = [], []
         for start in range(0, len(rows), model.config.batch_size):
@@ -99,19 +101,29 @@ def evaluate(model: Model, llm: FrozenLLM, examples: Examples, rows: Ints, seed:
             loss, right = llm.loss(prefix, [examples.prompts[i] for i in batch], [examples.targets[i] for i in batch])
             losses.append(loss)
             rights.append(right)
-        out["loss"][name] = round(float(torch.cat(losses).mean()), 6)
-        out["accuracy"][name] = round(float(torch.cat(rights).float().mean()), 6)
+        found["loss"][name], found["accuracy"][name] = torch.cat(losses).cpu(), torch.cat(rights).float().cpu()
     model.train()
-    return out
+    out: dict[str, Any] = _means(found, np.ones(len(rows), bool))
+    each = {name: examples.task[rows] == number for number, name in enumerate(examples.tasks)}
+    return {**out, "tasks": {name: _means(found, mine) for name, mine in each.items() if mine.any()}} if each else out
 
 
-def naming_loss(prefix: Tensor, head: Head, llm: FrozenLLM, targets: list[str]) -> Tensor:
+def _means(found: dict[str, dict[str, Tensor]], chosen: npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+    """Means over the chosen examples, by figure and arm."""
+    return {
+        figure: {arm: round(float(each[torch.from_numpy(chosen)].mean()), 6) for arm, each in arms.items()}
+        for figure, arms in found.items()
+    }
+
+
+def naming_loss(prefix: Tensor, head: Head, llm: FrozenLLM, targets: list[str], task: Tensor) -> Tensor:
     """Warm-up: ``mean((P - P_neutral - emb(target))²) / mean(emb²)``, so that ΔP starts as the target's expected token embedding.
 
-    Token cross-entropy alone finds no direction at first: a frozen LLM answers only to what looks like its own embeddings.
+    ``P_neutral`` is that of each example's task, int64 ``[n]``. Token cross-entropy alone finds no direction at first: a frozen LLM answers
+    only to what looks like its own embeddings.
     """
     wanted = llm.target_embeddings(targets)
-    gap = prefix - head.neutral_prefix().detach() - wanted[:, None]
+    gap = prefix - head.neutral_prefix(task).detach() - wanted[:, None]
     return gap.square().mean() / wanted.square().mean()
 
 
@@ -159,6 +171,7 @@ def train(
         _learn_names(head, aggregator, examples, training, llm, config.seed)
         head.learn_bridge(llm)
         head.learn_rows(int(examples.user.max()) + 1)
+        head.learn_tasks(examples.tasks)
         model = Model(aggregator, QueryAdapter(text_dim), head, settings).to(llm.device)
     with ExitStack() as stack:
         if head.bridge:
@@ -205,7 +218,7 @@ def _descend(
         loss = llm.loss(prefix, [shown.prompts[i] for i in rows], targets)[0].mean()
         warmth = 1 - step / (settings.steps * WARM_UP)
         if warmth > 0:
-            loss = loss + warmth * naming_loss(prefix, model.head, llm, targets)
+            loss = loss + warmth * naming_loss(prefix, model.head, llm, targets, torch.from_numpy(shown.task[rows]).to(prefix.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainable, 1.0)

@@ -43,8 +43,8 @@ def described_llm(home: Home, about: Mapping[str, Any]) -> "FrozenLLM":
         model = str(Models(home).directory(fingerprint))
     except NotFoundError:
         model = str(about["model"])
-    # Descriptions from before there was a choice do not name it.
-    kept = {"prompt": about["prompt"], "precision": about.get("precision", "float32")}
+    # Descriptions from before there was a choice do not name it, and those without prompts of tasks do not either.
+    kept = {"prompt": about["prompt"], "prompts": about.get("prompts", {}), "precision": about.get("precision", "float32")}
     llm = FrozenLLM.load(home.config.llm.model_copy(update={"model": model, **kept}))
     if llm.fingerprint != fingerprint:
         raise CompatibilityError(

@@ -23,7 +23,7 @@ def evaluate_bundle(bundle: Bundle, llm: FrozenLLM, events: pl.DataFrame, *, see
 
     Args:
         llm: without the bundle's bridge, if it has one, which it carries here.
-        events: ``user_id, ts`` (seconds)``, text, target``.
+        events: ``user_id, ts`` (seconds)``, text, target``, and ``task`` where the bundle has tasks.
 
     Raises:
         LeakError: an event that is not later than what the bundle's states may know.
@@ -48,6 +48,7 @@ def evaluate_bundle(bundle: Bundle, llm: FrozenLLM, events: pl.DataFrame, *, see
     ]
     ids = {"right": users, "default": [NOBODY] * len(users), "wrong": strangers}
     queries = bundle.embed(events["text"].to_list())
+    tasks: list[str | None] = events["task"].to_list() if bundle.tasks else [None] * len(users)
     found: dict[str, dict[str, float]] = {"loss": {}, "accuracy": {}}
     bridge = bundle.bridge
     with Bridge.read(bridge).over(llm) if bridge else nullcontext():
@@ -57,8 +58,9 @@ def evaluate_bundle(bundle: Bundle, llm: FrozenLLM, events: pl.DataFrame, *, see
                 part = slice(start, start + BATCH)
                 rows = events[part]
                 # One query time for a batch: the head takes one a user, the client one a call.
-                answer = bundle.prefix(ids[arm][part], query_embeddings=queries[part], now=float(rows["ts"].max()))  # type: ignore[arg-type]
-                prompts = [render(llm.config.prompt, text) for text in rows["text"]]
+                now = float(rows["ts"].max())  # type: ignore[arg-type]
+                answer = bundle.prefix(ids[arm][part], query_embeddings=queries[part], now=now, task=tasks[part])
+                prompts = [render(llm.config.prompt_of(task), text) for task, text in zip(tasks[part], rows["text"], strict=True)]
                 with torch.no_grad():
                     loss, right = llm.loss(torch.from_numpy(answer.prefix), prompts, rows["target"].to_list())
                 losses.append(loss)

@@ -11,6 +11,7 @@ from pipelines.plan import shards_by
 from pipelines.update import seconds
 from schemas.config import Config
 from schemas.errors import InputError
+from schemas.events import MAX_TASKS
 from store.embeddings import Embeddings
 from store.events import EventLog
 
@@ -23,7 +24,7 @@ MAX_CHARACTERS = 1_000
 #: Earlier events a tuning prompt shows at most, and how far back they are drawn from.
 SHOWN, REACH = 2, 16
 
-COLUMNS = ("user_id", "user_key", "event_key", "ts", "known_at", "text", "target", "value", "text_key", "target_key")
+COLUMNS = ("user_id", "user_key", "event_key", "ts", "known_at", "text", "target", "value", "task", "text_key", "target_key")
 
 
 def read_events(log: EventLog, config: Config, until: int) -> pl.DataFrame:
@@ -56,8 +57,9 @@ def build_examples(events: pl.DataFrame, cache: Embeddings, config: Config) -> E
     prompt and a masked query.
 
     Raises:
-        InputError: no event has a history.
+        InputError: no event has a history, or there are too many tasks.
     """
+    tasks, task = _tasks(events)
     asked = events["target"].is_not_null()
     writing = not asked.any()
     user = events["user_id"].rle_id().cast(pl.Int64).to_numpy()
@@ -82,6 +84,7 @@ def build_examples(events: pl.DataFrame, cache: Embeddings, config: Config) -> E
     target = np.where(given, np.searchsorted(keys, events["target_key"].fill_null(0).to_numpy()), -1)
     chosen = events[usable]
     texts = chosen["text"].str.slice(0, MAX_CHARACTERS).to_list()
+    prompts = [render(config.llm.prompt_of(task), text) for task, text in zip(chosen["task"], texts, strict=True)]
     return Examples(
         vectors=cache.read(keys),
         known=known,
@@ -90,15 +93,30 @@ def build_examples(events: pl.DataFrame, cache: Embeddings, config: Config) -> E
         text=text,
         target=target,
         value=events["value"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        tasks=tasks,
+        event_task=task,
         first=first[usable],
         last=last[usable],
         user=user[usable],
         now=ts[usable],
         query=np.full(len(usable), -1) if writing else text[usable],
         answer=text[usable] if writing else target[usable],
-        prompts=[""] * len(usable) if writing else [render(config.llm.prompt, text) for text in texts],
+        task=task[usable],
+        prompts=[""] * len(usable) if writing else prompts,
         targets=texts if writing else chosen["target"].to_list(),
     )
+
+
+def _tasks(events: pl.DataFrame) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Names of the tasks that events name, sorted, and the place of each event's among them, -1 where it names none."""
+    tasks = events["task"].drop_nulls().unique().sort().to_list()
+    if len(tasks) > MAX_TASKS:
+        raise InputError(
+            f"{len(tasks):,} tasks in the events ({', '.join(tasks[:3])}, …), more than {MAX_TASKS}: a task is a kind of question",
+            mend="tapstate ingest table FILE… --map task=COLUMN, of another column, into a new home",
+        )
+    places = {name: place for place, name in enumerate(tasks)}
+    return tasks, events["task"].replace_strict(places, default=-1, return_dtype=pl.Int64).to_numpy()
 
 
 def tuning_pairs(events: pl.DataFrame, cache: Embeddings, config: Config) -> Lessons:
@@ -120,7 +138,8 @@ def tuning_pairs(events: pl.DataFrame, cache: Embeddings, config: Config) -> Les
     texts, targets = pool["text"].str.slice(0, MAX_CHARACTERS).to_list(), pool["target"].to_list()
     answers = list(targets)
     items = np.array([render(config.llm.item, text, target) for text, target in zip(texts, targets, strict=True)], object)
-    prompts = np.array([render(config.llm.prompt, text) for text in texts], object)
+    asked = zip(pool["task"], texts, strict=True)
+    prompts = np.array([render(config.llm.prompt_of(task), text) for task, text in asked], object)
     vectors, user = cache.read(pool["text_key"].to_numpy()), pool["user_id"].rle_id().to_numpy()
     similar = _similar(vectors, user, pool["known"].to_numpy(), pool["ts"].to_numpy())
     kind = rng.integers(0, 3, len(pool))

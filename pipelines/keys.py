@@ -18,9 +18,9 @@ def event_key(user_id: pl.Expr, event_id: pl.Expr) -> pl.Expr:
     return text_key(_joined(user_id, event_id))
 
 
-def content_key(op: pl.Expr, ts: pl.Expr, text: pl.Expr, target: pl.Expr, value: pl.Expr) -> pl.Expr:
+def content_key(op: pl.Expr, ts: pl.Expr, text: pl.Expr, target: pl.Expr, value: pl.Expr, task: pl.Expr) -> pl.Expr:
     """Int64: what an event says. Not when it was known: hearing of it again is no correction."""
-    return text_key(_joined(op, _count(ts), text, target, _bits(value)))
+    return text_key(_joined(op, _count(ts), text, target, _bits(value)) + _named(task))
 
 
 def text_key(text: pl.Expr) -> pl.Expr:
@@ -28,9 +28,9 @@ def text_key(text: pl.Expr) -> pl.Expr:
     return plh.concat_str(text).nchash.xxh3_64().reinterpret(signed=True)
 
 
-def derived_event_id(user_id: pl.Expr, ts: pl.Expr, text: pl.Expr, target: pl.Expr, value: pl.Expr) -> pl.Expr:
+def derived_event_id(user_id: pl.Expr, ts: pl.Expr, text: pl.Expr, target: pl.Expr, value: pl.Expr, task: pl.Expr) -> pl.Expr:
     """String ``h-`` and 32 hex digits: the id of an event that came without one."""
-    digest = plh.concat_str(_joined(user_id, _count(ts), text, target, _bits(value))).chash.sha2_256()
+    digest = plh.concat_str(_joined(user_id, _count(ts), text, target, _bits(value)) + _named(task)).chash.sha2_256()
     return pl.lit("h-") + digest.str.slice(0, 32)
 
 
@@ -41,6 +41,11 @@ def _joined(*parts: pl.Expr) -> pl.Expr:
         length = part.str.len_bytes().cast(pl.String())
         pieces += [length.fill_null("~"), pl.lit(":"), part.fill_null("")]
     return pl.concat_str(pieces)
+
+
+def _named(task: pl.Expr) -> pl.Expr:
+    """A part more where there is a task, nothing where there is none: events from before there were tasks keep their keys."""
+    return pl.when(task.is_not_null()).then(_joined(task)).otherwise(pl.lit(""))
 
 
 def _count(ts: pl.Expr) -> pl.Expr:

@@ -157,6 +157,7 @@ def _written(
             shutil.copyfile(head_files / file, workplace / file)
         query = _golden_query(head_files, encoder, adapter)
         (workplace / "golden.json").write_text(json.dumps({"cases": _golden(workplace, files, packed, module, query, version)}))
+        tasks = configuration.get("tasks")
         made = provenance()
         llm = configuration["llm"]
         created = datetime.now(UTC)
@@ -180,6 +181,7 @@ def _written(
             },
             "states": {"precision": precision, "spec": packed.to_json(), "files": files},
             "query_encoder": {"dim": configuration["query_dim"]},
+            **({"tasks": tasks} if tasks else {}),
             "erased_salt": shelf.salt,
             "layers": 1 if base is None else base["layers"] + 1,
             "base": None if base is None else {"name": base["name"], "bundle_id": base["bundle_id"], "files": list(left)},
@@ -219,10 +221,18 @@ def _runs(home: Home, number: int) -> tuple[int, ...]:
 def _golden(
     directory: Path, files: list[dict[str, Any]], packed: StateSpec, head: Head, query: torch.Tensor, version: VersionRecord
 ) -> list[dict[str, Any]]:
-    """Expected answers, by torch from the bundle's own bytes; whoever loads the bundle can compare."""
+    """Expected answers, by torch from the bundle's own bytes; whoever loads the bundle can compare.
+
+    Of a head with tasks, one is of the unknown user without a task, the others of one task or another.
+    """
     now, users = int(version.as_of.timestamp()), sum(file["users"] for file in files)
     cases: list[dict[str, Any]] = []
-    for row in [None, *sorted(set(np.linspace(0, users - 1, GOLDEN).astype(int).tolist()))] if users else [None]:
+    rows = [None, *sorted(set(np.linspace(0, users - 1, GOLDEN).astype(int).tolist()))] if users else [None]
+    tasks = head.instructions.tasks if head.instructions else ()
+    asked: list[tuple[int | None, str | None]] = [(row, None) for row in rows]
+    if tasks:
+        asked = [(None, None), *((row, tasks[i % len(tasks)]) for i, row in enumerate(rows))]
+    for row, task in asked:
         if row is None:
             state = StateBatch.empty(1, packed)
         else:
@@ -232,11 +242,13 @@ def _golden(
             place = row - int(ends[number]) + files[number]["users"]
             state = unpack(batch, packed).take(np.array([place]), packed)
         tensors = {key: torch.from_numpy(value) for key, value in state.head_inputs(packed).items()}
+        asks = head.instructions.numbers([task]) if head.instructions else None
         for text, embedding in ((None, None), (GOLDEN_QUERY, query)):
             with torch.no_grad():
-                prefix = head(embedding, torch.tensor([now]), tensors)[0]
+                prefix = head(embedding, torch.tensor([now]), tensors, asks)[0]
             vector = None if embedding is None else _numbers(embedding[0])
-            cases.append({"row": row, "query": text, "query_embedding": vector, "now": now, "prefix": [_numbers(v) for v in prefix]})
+            case = {"row": row, "query": text, "query_embedding": vector, "now": now, "prefix": [_numbers(v) for v in prefix]}
+            cases.append({**case, "task": task} if tasks else case)
     return cases
 
 

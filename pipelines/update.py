@@ -31,7 +31,7 @@ from store.states import States
 
 COLUMNS = ("user_id", "user_key", "event_key", "ts", "value", "text_key", "target_key")
 #: Read beside them for an aggregator that runs an LLM.
-TEXTS = ("text", "target")
+TEXTS = ("text", "target", "task")
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,7 @@ class Updater:
             value=events["value"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
             texts=events["text"].to_list() if self.aggregator.needs_llm else None,
             targets=events["target"].to_list() if self.aggregator.needs_llm else None,
+            tasks=events["task"].to_list() if self.aggregator.needs_llm else None,
         )
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from pipelines import keys
 from pipelines.keys import text_key
 from pipelines.sources import RawBatch
-from schemas.events import DELETE, FIELDS, MAX_ID_BYTES, MAX_RAW_BYTES, MAX_TEXT_BYTES, PUT
+from schemas.events import DELETE, FIELDS, MAX_ID_BYTES, MAX_RAW_BYTES, MAX_TASK_BYTES, MAX_TEXT_BYTES, PUT
 
 __all__ = ["instants", "text_key", "validate"]
 
@@ -22,7 +22,7 @@ _ISO = (
     r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
     r"\s?(?:Z|z|UTC|([+-])([0-9]{2}):?([0-9]{2})?)?)?$"
 )
-_COLUMNS = ["user_id", "event_id", "op", "ts", "known_at", "text", "target", "value",
+_COLUMNS = ["user_id", "event_id", "op", "ts", "known_at", "text", "target", "value", "task",
             "user_key", "event_key", "content_key", "text_key", "target_key", "ingest", "line", "known_given"]  # fmt: skip
 
 
@@ -51,12 +51,13 @@ def validate(batch: RawBatch, *, now: datetime, historical: bool, run: int) -> t
             "text": _text(raw["text"]),
             "target": _text(raw["target"]),
             "value": _number(raw["value"]),
+            "task": _text(raw["task"], whole=True).str.strip_chars(),
             "line": given["line"],
             "ts_given": _given(raw["ts"]),
             "known_given": _given(raw["known_at"]),
             "value_given": _given(raw["value"]),
         }
-    ).with_columns(pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in ("user_id", "event_id", "target"))
+    ).with_columns(pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in ("user_id", "event_id", "target", "task"))
     read = read.with_columns(pl.when(pl.col("op") != "").then(pl.col("op")).otherwise(pl.lit(PUT)).alias("op"))
     read = read.with_columns(_faults(now).alias("reason"))
     good = read["reason"] == ""
@@ -194,25 +195,27 @@ def _faults(now: datetime) -> pl.Expr:
         "text is missing": put & (pl.col("text").str.strip_chars() == "").fill_null(True),
         f"text is longer than {MAX_TEXT_BYTES} bytes": put & (pl.col("text").str.len_bytes() > MAX_TEXT_BYTES),
         "unreadable value": pl.col("value_given") & pl.col("value").is_null(),
+        f"task is longer than {MAX_TASK_BYTES} bytes": put & (pl.col("task").str.len_bytes() > MAX_TASK_BYTES),
     }
     reasons = [pl.when(check).then(pl.lit(reason)) for reason, check in checks.items()]
     return pl.concat_str(reasons, separator="; ", ignore_nulls=True)
 
 
 def _events(good: pl.DataFrame, now: datetime, historical: bool, run: int) -> pl.DataFrame:
-    user, event, op, ts, text, target, value = map(pl.col, ("user_id", "event_id", "op", "ts", "text", "target", "value"))
+    user, event, op, ts = map(pl.col, ("user_id", "event_id", "op", "ts"))
+    said = [pl.col(name) for name in ("text", "target", "value", "task")]
     known = pl.coalesce(["known_at", *(["ts"] if historical else []), pl.lit(now).cast(_TIME)])
     # A delete says only which event is gone: content it may carry is not part of it.
-    content = [pl.when(op == PUT).then(pl.col(name)).alias(name) for name in ("text", "target", "value")]
+    content = [pl.when(op == PUT).then(column) for column in said]
     named = good.with_columns(*content, known.alias("known_at")).with_columns(
-        pl.coalesce([event, keys.derived_event_id(user, ts, text, target, value)]).alias("event_id")
+        pl.coalesce([event, keys.derived_event_id(user, ts, *said)]).alias("event_id")
     )
     keyed = named.with_columns(
         keys.user_key(user).alias("user_key"),
         keys.event_key(user, event).alias("event_key"),
-        keys.content_key(op, ts, text, target, value).alias("content_key"),
-        text_key(text).alias("text_key"),
-        text_key(target).alias("target_key"),
+        keys.content_key(op, ts, *said).alias("content_key"),
+        text_key(pl.col("text")).alias("text_key"),
+        text_key(pl.col("target")).alias("target_key"),
         pl.lit(run, pl.Int64()).alias("ingest"),
     )
     return keyed.select(_COLUMNS)
@@ -221,6 +224,10 @@ def _events(good: pl.DataFrame, now: datetime, historical: bool, run: int) -> pl
 def _rejected(rows: pl.DataFrame, reasons: pl.Series) -> pl.DataFrame:
     fields = [name for name in FIELDS if name in rows.columns]
     raw = pl.struct(fields).struct.json_encode() if fields else pl.lit("{}")
+    if "task" in fields and len(fields) > 1:
+        # Without one, as before there were tasks: a reject is known by what stands here.
+        plain = pl.struct([name for name in fields if name != "task"]).struct.json_encode()
+        raw = pl.when(pl.col("task").is_null()).then(plain).otherwise(raw)
     return rows.select("line", reasons.alias("reason"), raw.alias("raw"))
 
 

@@ -1,6 +1,7 @@
 """Configuration of a home: one TOML file, every key with its default and meaning."""
 
 import json
+import re
 import tomllib
 from typing import Any, Literal
 
@@ -10,6 +11,10 @@ from schemas.errors import ConfigError
 
 #: Beam's own runner. Its short names stand for another runner that is looked for on the network first.
 FN_API = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
+
+#: A key that TOML takes without quotes.
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Section(BaseModel):
@@ -62,10 +67,15 @@ class LLMConfig(Section):
 
     model: str = Field("", description="Hugging Face causal or seq2seq model, by directory or id; empty: tuned from the home's events")
     prompt: str = Field("{text} =>", description="how a query becomes the LLM's input")
+    prompts: dict[str, str] = Field({}, description="prompts of tasks by their names; others get ``prompt``")
     item: str = Field("{text} => {target}; ", description="how a past event is shown in a prompt")
     max_prompt_tokens: int = Field(192, ge=4, description="longest prompt in tokens; its end is kept")
     max_target_tokens: int = Field(24, ge=2, description="longest target in tokens")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="precision of weights and arithmetic")
+
+    def prompt_of(self, task: str | None) -> str:
+        """The prompt of a task, or of none."""
+        return self.prompts.get(task, self.prompt) if task is not None else self.prompt
 
 
 class TrainConfig(Section):
@@ -219,4 +229,7 @@ def _toml(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        pairs = (f"{key if _BARE.fullmatch(key) else _toml(key)} = {_toml(item)}" for key, item in value.items())
+        return "{ " + ", ".join(pairs) + " }" if value else "{}"
     return repr(value).lower() if isinstance(value, bool) else repr(value)

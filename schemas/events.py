@@ -8,8 +8,9 @@ import pyarrow as pa
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
-#: Columns a source may fill. ``user_id``, ``ts`` and ``text`` are required (a delete needs no ``ts`` and no ``text``).
-FIELDS = ("user_id", "event_id", "ts", "known_at", "text", "target", "value", "op")
+#: Columns a source may fill. ``user_id``, ``ts`` and ``text`` are required (a delete needs no ``ts`` and no ``text``); ``task`` names
+#: what the text asks for, where one home holds several kinds of questions.
+FIELDS = ("user_id", "event_id", "ts", "known_at", "text", "target", "value", "task", "op")
 REQUIRED = ("user_id", "ts", "text")
 
 PUT, DELETE = "put", "delete"
@@ -25,6 +26,7 @@ EVENTS = pa.schema(
         pa.field("text", pa.string()),
         pa.field("target", pa.string()),
         pa.field("value", pa.float64()),
+        pa.field("task", pa.string()),
         pa.field("user_key", pa.int64(), nullable=False),
         pa.field("event_key", pa.int64(), nullable=False),
         pa.field("content_key", pa.int64(), nullable=False),
@@ -49,4 +51,7 @@ REJECTS = pa.schema(
 #: Limits of a well-formed row; a row beyond one is rejected and says which.
 MAX_ID_BYTES = 512
 MAX_TEXT_BYTES = 1 << 20
+MAX_TASK_BYTES = 64
 MAX_RAW_BYTES = 1 << 16
+#: Tasks of one head and its bundles.
+MAX_TASKS = 64

@@ -74,6 +74,9 @@ class Bundle:
                 for name in (name for name in SMALL if name in manifest.files):
                     manifest.check(name)
             self.layers.append(shared.get(manifest.bundle_id) or Layer(manifest))
+        #: Names of the tasks that a prefix can be asked for; none of a head that was trained on one kind of question.
+        self.tasks: tuple[str, ...] = tuple(self.manifest.get("tasks", ()))
+        self._numbers: dict[str | None, int] = {None: -1, **{name: number for number, name in enumerate(self.tasks)}}
         self._lookup = Lookup(self.layers, self.spec)
         self._graphs: Graphs = Graphs(manifests, self._lookup, providers, threads, known._graphs if known else None)
 
@@ -110,7 +113,8 @@ class Bundle:
         return int(self.manifest["users"])
 
     def __repr__(self) -> str:
-        return f"<Bundle version {self.manifest['version']}, {len(self):,} users, L={self.length}, d={self.dim}, {self.path}>"
+        tasks = f", tasks {', '.join(self.tasks)}" if self.tasks else ""
+        return f"<Bundle version {self.manifest['version']}, {len(self):,} users, L={self.length}, d={self.dim}{tasks}, {self.path}>"
 
     @property
     def length(self) -> int:
@@ -171,14 +175,16 @@ class Bundle:
         *,
         query_embeddings: npt.NDArray[np.float32] | None = None,
         now: float | npt.NDArray[Any] | None = None,
+        task: str | Sequence[str | None] | None = None,
     ) -> Answer:
         """Fused prefixes: one query for each user, as text or as embedding ``[n, query_dim]`` from ``embed``.
 
         Args:
             now: time of the queries, seconds since 1970, one for all or one each; the present by default.
+            task: one of ``tasks`` for all, or one (or None) each; None is the prefix without an instruction.
 
         Raises:
-            InputError: not one query a user, or embeddings of another width.
+            InputError: not one query a user, embeddings of another width, or a task that is not there.
         """
         if (queries is None) == (query_embeddings is None):
             raise InputError("give queries or query_embeddings, one of the two", mend="Bundle.prefix(users, queries)")
@@ -188,12 +194,27 @@ class Bundle:
         if embeddings.shape[1:] != (self.query_dim,):
             raise InputError(f"query embeddings of shape {list(embeddings.shape)}", mend=f"give [n, {self.query_dim}], as embed does")
         asked = self._times(now, len(user_ids))
-        return self._answer(self._graphs.head, user_ids, {"query": embeddings}, asked, asked)
+        feeds = {"query": embeddings, **self._asked(task, len(user_ids))}
+        return self._answer(self._graphs.head, user_ids, feeds, asked, asked)
 
-    def static_prefix(self, user_ids: Sequence[str], now: float | npt.NDArray[Any] | None = None) -> Answer:
-        """Prefixes that do not depend on query or time: bit-identical in every request, so an LLM server can cache their KV."""
+    def static_prefix(
+        self,
+        user_ids: Sequence[str],
+        now: float | npt.NDArray[Any] | None = None,
+        *,
+        task: str | Sequence[str | None] | None = None,
+    ) -> Answer:
+        """Prefixes that do not depend on query or time: bit-identical in every request, so an LLM server can cache their KV.
+
+        Args:
+            now, task: as ``prefix`` takes them; ``now`` tells ``expired`` alone.
+
+        Raises:
+            InputError: a task that is not there.
+        """
         as_of = self._times(self.manifest["as_of"], len(user_ids))
-        return self._answer(self._graphs.static_head, user_ids, {}, as_of, self._times(now, len(user_ids)))
+        feeds = self._asked(task, len(user_ids))
+        return self._answer(self._graphs.static_head, user_ids, feeds, as_of, self._times(now, len(user_ids)))
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Query embeddings, float32 ``[n, query_dim]``."""
@@ -234,6 +255,19 @@ class Bundle:
         states, codes = self._lookup(user_ids)
         inputs = {**feeds, **states.head_inputs(self.spec), "now": now}
         return Answer(head.run(["prefix"], inputs)[0], self._told(codes, asked), self.bundle_id)
+
+    def _asked(self, task: str | Sequence[str | None] | None, count: int) -> dict[str, npt.NDArray[np.int64]]:
+        """The graphs' input for tasks; nothing where the bundle has none and none is asked for."""
+        if task is None and not self.tasks:
+            return {}
+        named = [task] * count if task is None or isinstance(task, str) else list(task)
+        if len(named) != count:
+            raise InputError(f"{count} users, {len(named)} tasks", mend="give one task for all, or one (or None) for each user")
+        for name in named:
+            if name not in self._numbers:
+                there = f"there are {', '.join(self.tasks)}" if self.tasks else "this bundle has none"
+                raise InputError(f"no task {name!r:.80}: {there}", mend="name one of Bundle.tasks, or none")
+        return {"task": np.array([self._numbers[name] for name in named], np.int64)} if self.tasks else {}
 
     def _told(self, codes: Codes, asked: npt.NDArray[np.int64]) -> list[str]:
         late = (codes.known & (asked > int(self.manifest["valid_until"]))).tolist()

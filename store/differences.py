@@ -10,7 +10,7 @@ from store.manifest import model_files
 
 #: Users compared at a time.
 STEP = 16_384
-_MODEL = ("aggregator", "encoder", "head", "llm", "prefix", "as_of", "valid_until", "version")
+_MODEL = ("aggregator", "encoder", "head", "llm", "prefix", "tasks", "as_of", "valid_until", "version")
 Pairs = npt.NDArray[np.void]
 
 

@@ -69,7 +69,7 @@ class EventLog:
         filter = None
         for part in filters:
             filter = part if filter is None else filter & part
-        for batch in self.home.tables.scan(EVENTS_TABLE, wanted, filter=filter, within=within):
+        for batch in self.home.tables.scan(EVENTS_TABLE, wanted, schema=EVENTS, filter=filter, within=within):
             frame = to_polars(pa.Table.from_batches([batch]))
             yield frame.filter(pl.col("ingest").is_in(runs.implode())).select(columns)
 

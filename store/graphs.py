@@ -108,7 +108,8 @@ class Graphs:
 
     def _head(self, name: str, *, static: bool) -> onnxruntime.InferenceSession:
         session, about = self._session(name), self._manifests[0]
-        wanted = {"now", *(column.name for column in about.spec.columns if column.head), *(() if static else ("query",))}
+        beside = (*(() if static else ("query",)), *(("task",) if about.data.get("tasks") else ()))
+        wanted = {"now", *(column.name for column in about.spec.columns if column.head), *beside}
         found = {x.name for x in session.get_inputs()}
         if found != wanted:
             raise self._misfit(name, f"reads {sorted(found)}, not {sorted(wanted)}")
@@ -130,6 +131,8 @@ class Graphs:
             feeds = {**self._lookup.row(row).head_inputs(about.spec), "now": np.array([case["now"]], np.int64)}
             if case["query"] is not None:
                 feeds["query"] = np.array([case["query_embedding"]], np.float32)
+            if tasks := about.data.get("tasks"):
+                feeds["task"] = np.array([-1 if case["task"] is None else tasks.index(case["task"])], np.int64)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._misfit("golden.json", f"holds an answer to nothing: {error!r:.200}") from error
         try:

@@ -94,6 +94,10 @@ class Live:
         if new.bridge_files() != old.bridge_files():
             mend = "put its LoRA on the LLM (Bundle.bridge) and start a server of its own for it"
             raise CompatibilityError("the new bundle comes with another LoRA for the LLM", where=str(path), mend=mend)
+        lost = [task for task in old.tasks if task not in new.tasks]
+        if lost:
+            mend = "tapstate train with events of that task, then tapstate bundle; or start a server of its own for it"
+            raise CompatibilityError(f"the new bundle lacks task {lost[0]!r}", where=str(path), mend=mend)
         new.warm(blocks=False)
         # One assignment: whoever asks sees the old bundle or the new one, never half of each.
         self.bundle = new

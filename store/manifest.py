@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.errors import CorruptError, NotFoundError
+from schemas.events import MAX_TASKS
 from schemas.keys import content_hash
 from schemas.states import StateSpec
 
@@ -133,6 +134,9 @@ class Manifest:
         _count(data["query_encoder"]["dim"], 1, 1 << 24)
         _matched(_HASH, data["erased_salt"])
         _insist(math.isfinite(data["prefix"].get("rms", 0)), "prefix.rms")
+        tasks = data.get("tasks", [])
+        _insist(isinstance(tasks, list) and all(isinstance(task, str) for task in tasks), "tasks")
+        _insist(len(set(tasks)) == len(tasks) <= MAX_TASKS, "tasks")
         _insist(all(isinstance(data["llm"][name], str) for name in ("model", "fingerprint")), "llm")
         return cls(data, path, data["bundle_id"], block, files, spec, states, base)
 

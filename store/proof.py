@@ -22,7 +22,7 @@ from store.needles import Needles
 from store.scratch import scratch
 
 #: Columns of texts that belong to somebody else even where they hold an id, and columns that say whose row it is.
-THEIRS = ("text", "target", "source", "sources", "created_by")
+THEIRS = ("text", "target", "task", "source", "sources", "created_by")
 IDENTITY = ("key", "user_key", "user_id")
 MODELS = "models/"
 #: Raw bytes searched at once, with this much of the block before it: the longest needle, and then some.

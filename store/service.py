@@ -27,7 +27,7 @@ from store.client import Answer, Bundle
 from store.live import Live
 
 ARROW = "application/vnd.apache.arrow.stream"
-_FIELDS = {"users", "queries", "static", "now"}
+_FIELDS = {"users", "queries", "static", "now", "task"}
 #: Seconds since 1970 that a query can come at: 1970 to 9999.
 _TIMES = (0, 253_402_300_800)
 
@@ -144,6 +144,7 @@ class Service:
     async def _health(self, request: Request) -> Response:
         bundle, error = self.live.bundle, self.live.error
         about = {"status": "ok", "bundle_id": bundle.bundle_id, "version": bundle.manifest["version"], "users": len(bundle)}
+        about |= {"tasks": bundle.tasks} if bundle.tasks else {}
         return JSONResponse({**about, "expired": time.time() > bundle.manifest["valid_until"], "swap_error": error.what if error else None})
 
     async def _metrics(self, request: Request) -> Response:
@@ -172,9 +173,9 @@ class Service:
     def _answer(self, bundle: Bundle, body: bytes, arrow: bool) -> tuple[Answer, Response]:
         asked = self._asked(body)
         if asked.get("static"):
-            answer = bundle.static_prefix(asked["users"], now=asked.get("now"))
+            answer = bundle.static_prefix(asked["users"], now=asked.get("now"), task=asked.get("task"))
         else:
-            answer = bundle.prefix(asked["users"], asked["queries"], now=asked.get("now"))
+            answer = bundle.prefix(asked["users"], asked["queries"], now=asked.get("now"), task=asked.get("task"))
         about = {"bundle_id": bundle.bundle_id, "version": bundle.manifest["version"], "length": bundle.length, "dim": bundle.dim}
         if not arrow:
             return answer, JSONResponse({**about, "status": answer.status, "prefix": answer.prefix.tolist()})
@@ -194,7 +195,9 @@ class Service:
             raise RefusedError(400, "the body is not JSON") from error
         if not isinstance(asked, dict) or not set(asked) <= _FIELDS or not _texts(asked.get("users")):
             raise RefusedError(
-                400, 'give {"users": [text, …], "queries": [text, …]} or {"users": […], "static": true}, and "now" if it is not now'
+                400,
+                'give {"users": [text, …], "queries": [text, …]} or {"users": […], "static": true}, '
+                '"now" if it is not now, and "task" if the bundle has tasks',
             )
         if len(asked["users"]) > self.limits.users:
             raise RefusedError(413, f"more than {self.limits.users} users")
@@ -210,6 +213,9 @@ class Service:
         now = asked.get("now")
         if now is not None and (type(now) not in (int, float) or not math.isfinite(now) or not _TIMES[0] <= now <= _TIMES[1]):
             raise RefusedError(400, "now is a time in seconds since 1970")
+        task = asked.get("task")
+        if not _texts([name for name in (task if isinstance(task, list) else [task]) if name is not None]):
+            raise RefusedError(400, "task is a text, or a list with a text or null for each user")
         return asked
 
 

@@ -22,7 +22,7 @@ from store.frames import to_polars
 from store.home import Home
 from store.snapshot import Snapshot, key_steps
 
-EVENT_COLUMNS = ("user_id", "event_id", "revision", "ts", "known_at", "text", "target", "value")
+EVENT_COLUMNS = ("user_id", "event_id", "revision", "ts", "known_at", "text", "target", "value", "task")
 #: Of SQL alone: the number of the ingest that brought the revision.
 INGEST = "ingest"
 REJECT_COLUMNS = ("source", "line", "reason", "raw")

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pyarrow.compute import Expression
 
 from schemas.errors import ConflictError, CorruptError, HomeError, TapstateError
+from store.columns import there, whole
 from store.conflicts import missing, replaced, rival
 from store.objects import Objects
 from store.places import fragments, places
@@ -128,10 +129,14 @@ class Tables:
         raise AssertionError
 
     def ensure(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
-        """The table, made empty if it was not there; two makers at once get the same one."""
+        """The table, made empty if it was not there; two makers at once get the same one.
+
+        One that an earlier release made gets the nullable columns that it lacks: a change of its schema alone, which appends that are
+        under way pass.
+        """
         found = self.open(name)
         if found is not None:
-            return found
+            return self._widened(name, schema, found)
         try:
             self.database.create_table(name, schema=schema, exist_ok=True, storage_options=_files(schema))
         except Exception as error:
@@ -139,6 +144,22 @@ class Tables:
                 raise self.failed("create", name, error) from error
         found = self.open(name)
         assert found is not None
+        return found
+
+    def _widened(self, name: str, schema: pa.Schema, found: lance.LanceDataset) -> lance.LanceDataset:
+        for left in reversed(range(ATTEMPTS)):
+            lacking = [field for field in schema if field.nullable and field.name not in found.schema.names]
+            if not lacking:
+                break
+            self.guard()
+            try:
+                found.add_columns(pa.schema(lacking))
+            except LANCE_ERRORS as error:
+                if not left or not rival(error):
+                    raise self.failed("add columns to", name, error) from error
+            newest = self.open(name)
+            assert newest is not None
+            found = newest
         return found
 
     def mark(self, name: str, schema: pa.Schema) -> int:
@@ -194,8 +215,8 @@ class Tables:
         if not loaded:
             return
         since = min(part["since"] for part in staged)
-        there = self.files(name)
-        gone = [file.path for fragment in loaded for file in fragment.files if f"data/{file.path}" not in there]
+        files = self.files(name)
+        gone = [file.path for fragment in loaded for file in fragment.files if f"data/{file.path}" not in files]
         now = self.open(name)
         if gone and (now is None or now.version == since):
             raise self._corrupt(name, f"{len(gone)} staged files are gone", mend="tapstate maintain --yes, then run it again")
@@ -229,6 +250,7 @@ class Tables:
         name: str,
         columns: Sequence[str],
         *,
+        schema: pa.Schema | None = None,
         filter: Expression | None = None,
         within: Expression | None = None,
         batch_rows: int = BATCH_ROWS,
@@ -237,6 +259,7 @@ class Tables:
         """Batches of the rows that pass ``filter``; nothing if the table is not there. Memory is bounded by a few batches.
 
         Args:
+            schema: says of what type the columns are that a table of an earlier release lacks; they are null.
             within: passed by all of them, and by so few others that only the fragments with such rows are worth a look.
 
         Raises:
@@ -249,9 +272,10 @@ class Tables:
             try:
                 if within is not None:
                     options["fragments"] = fragments(dataset, within)
-                for batch in dataset.scanner(columns=list(columns), filter=filter, batch_size=batch_rows, **options).to_batches():
+                held = there(dataset, columns, schema)
+                for batch in dataset.scanner(columns=held, filter=filter, batch_size=batch_rows, **options).to_batches():
                     first = False
-                    yield batch
+                    yield whole(batch, columns, schema)
             except LANCE_ERRORS as error:
                 newer = self._newer(name, dataset, error)
                 if not first:
@@ -270,7 +294,9 @@ class Tables:
         kept = pa.schema([schema.field(column) for column in columns])
         for last in (False, True):
             try:
-                return pa.Table.from_batches([b.cast(kept) for b in self.scan(name, columns, filter=filter, **options)], schema=kept)
+                return pa.Table.from_batches(
+                    [b.cast(kept) for b in self.scan(name, columns, schema=schema, filter=filter, **options)], schema=kept
+                )
             except HomeError as error:
                 if last or "while it was read" not in error.what:
                     raise
@@ -307,7 +333,8 @@ class Tables:
                 rows = places(dataset, among)
                 if pick and len(rows):
                     rows = rows[pick.choose(dataset.take(rows, columns=list(pick.columns)))]
-                return dataset.take(rows, columns=list(columns)).cast(kept) if len(rows) else kept.empty_table()
+                found = dataset.take(rows, columns=there(dataset, columns, schema)) if len(rows) else kept.empty_table()
+                return whole(found, columns, schema).cast(kept)
             except LANCE_ERRORS as error:
                 # Places are of one version of the table; those of the newest one are looked for anew.
                 dataset = self._newer(name, dataset, error)

@@ -32,7 +32,7 @@ def table(
     historical: Historical = False,
     output: OutputOption = Output.table,
 ) -> None:
-    """Read tables. Fields: user_id, event_id, ts, known_at, text, target, value, op."""
+    """Read tables. Fields: user_id, event_id, ts, known_at, text, target, value, task, op."""
     from pipelines.sources.table import TableSource
 
     _run(TableSource(files, _pairs(map or [], "--map"), _pairs(const or [], "--const")), historical, output)

@@ -42,4 +42,10 @@ def train(
         fitted = fit(home, config, head_only=head_only, meter=meter)
         told.writes = datasets.models(home, *([] if head_only else [fitted.aggregator]), fitted.head)
     result: dict[str, Any] = {"aggregator": fitted.aggregator, "head": fitted.head, "llm": fitted.llm, **fitted.metrics}
+    tasks = result.pop("tasks", {}) if output is Output.table else {}
     emit(result, output, title="held-out slice: loss and exact answers with the right user's prefix, the default one, another user's")
+    rows = [
+        {"task": task, **{f"{figure}, {arm}": x for figure, arms in of.items() for arm, x in arms.items()}} for task, of in tasks.items()
+    ]
+    if rows:
+        emit(rows, output, title="the same for each task")

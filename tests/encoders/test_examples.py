@@ -29,12 +29,15 @@ def examples(draw: st.DrawFn) -> Examples:
         text=np.arange(count, dtype=np.int64),
         target=np.where(np.arange(count) % 3 == 0, -1, count + np.arange(count)),
         value=np.where(np.arange(count) % 2 == 0, np.nan, np.arange(count)).astype(np.float32),
+        tasks=["a", "b"],
+        event_task=np.arange(count) % 3 - 1,
         first=np.searchsorted(user, user, side="left"),
         last=np.searchsorted(user, user, side="right"),
         user=user,
         now=ts,
         query=np.arange(count, dtype=np.int64),
         answer=count + np.arange(count),
+        task=np.arange(count) % 3 - 1,
         prompts=[f"prompt {i}" for i in range(count)],
         targets=[f"target {i}" for i in range(count)],
     )
@@ -86,8 +89,9 @@ def day_of_events(known_hours: list[float], now_hours: float) -> Examples:
     one, count = np.zeros(1, np.int64), len(known)
     return Examples(
         vectors=np.ones((count, 2), np.float16), known=known, ts=known, key=np.arange(count), text=np.arange(count),
-        target=np.full(count, -1), value=np.zeros(count, np.float32), first=one, last=one + count, user=one,
-        now=one + START + int(now_hours * 3600), query=one, answer=one, prompts=[""], targets=[""],
+        target=np.full(count, -1), value=np.zeros(count, np.float32),
+        tasks=(), event_task=np.full(count, -1), first=one, last=one + count, user=one,
+        now=one + START + int(now_hours * 3600), query=one, answer=one, task=one - 1, prompts=[""], targets=[""],
     )  # fmt: skip
 
 
@@ -111,6 +115,8 @@ def test_joined_examples_keep_their_histories(one: Examples, other: Examples) ->
         for name in ("user", "ts", "key", "text", "target", "value"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
         assert [both.prompts[i + offset] for i in rows] == part.prompts
+        assert both.take(rows + offset).task.tolist() == part.task.tolist()
+    assert both.event_task.tolist() == [*one.event_task.tolist(), *other.event_task.tolist()]
 
 
 def test_no_examples_no_events() -> None:

@@ -1,6 +1,6 @@
 """Exported graphs compute what torch computes, on shapes the export never saw, or there is no export."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -99,8 +99,8 @@ def test_inputs_are_the_specs_columns_with_free_batch_and_items(graphs: Graphs, 
 class Drifting(TideHead):
     """A head that no graph can repeat: torch computes a slightly other prefix each time."""
 
-    def forward(self, query: Tensor | None, now: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        return super().forward(query, now, state) * (1 + 0.01 * torch.rand(()))
+    def contract(self, delta: Tensor, task: Tensor | None = None) -> Tensor:
+        return super().contract(delta, task) * (1 + 0.01 * torch.rand(()))
 
 
 def test_a_head_that_differs_from_its_graph_is_refused(tide: Tide) -> None:

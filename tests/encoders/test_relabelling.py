@@ -1,5 +1,7 @@
 """Copies of users under other labels: the same lives, other tastes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,12 +30,15 @@ def examples() -> Examples:
         text=text,
         target=target,
         value=label.astype(np.float32),
+        tasks=(),
+        event_task=np.full(count, -1),
         first=user[asked] * DAYS,
         last=user[asked] * DAYS + DAYS,
         user=user[asked],
         now=ts[asked],
         query=text[asked],
         answer=label[asked],
+        task=np.full(len(asked), -1),
         prompts=[f"text {i}" for i in text[asked]],
         targets=[f"label {i}" for i in label[asked]],
     )
@@ -84,7 +89,34 @@ def test_nothing_is_shown_that_the_examples_do_not_show(examples: Examples) -> N
 
 def test_labels_repeat_and_free_text_does_not(examples: Examples) -> None:
     rows = np.arange(len(examples))
-    assert labelled(examples, rows)
-    free = Examples(**{**vars(examples), "answer": rows})
-    assert not labelled(free, rows)
-    assert not labelled(Examples(**{**vars(examples), "answer": np.zeros(len(rows), np.int64)}), rows)
+    assert labelled(examples, rows).tolist() == rows.tolist()
+    assert not len(labelled(replace(examples, answer=rows), rows))
+    assert not len(labelled(replace(examples, answer=np.zeros(len(rows), np.int64)), rows))
+    mixed = replace(examples, tasks=["free", "labels"], task=rows % 2, answer=np.where(rows % 2, examples.answer, rows))
+    assert labelled(mixed, rows).tolist() == rows[1::2].tolist()
+
+
+def test_labels_of_one_task_stay_out_of_another(examples: Examples) -> None:
+    """Two tasks that share their labels, and events of neither: each exchanges its own among themselves, one way for a user."""
+    event_task = np.arange(len(examples.ts)) % 3 - 1
+    # Of each label, texts of the second task are told by their number.
+    task = np.searchsorted(examples.ts[:DAYS], examples.now) % 3 - 1
+    made = replace(examples, tasks=["a", "b"], event_task=event_task, task=task)
+    rows = np.flatnonzero(made.now < START + 25 * DAY)
+    copied = relabelled(made, rows, np.random.default_rng(1))
+    np.testing.assert_array_equal(copied.event_task, event_task)
+    np.testing.assert_array_equal(copied.task, task[rows])
+    known = {number: set(zip(made.text[event_task == number], made.target[event_task == number], strict=True)) for number in (-1, 0, 1)}
+    for number in (-1, 0, 1):
+        mine = event_task == number
+        assert set(zip(copied.text[mine], copied.target[mine], strict=True)) <= known[number]
+        asked = copied.task == number
+        own = task[rows] == number
+        pairs = set(zip(made.query[rows][own], made.answer[rows][own], strict=True))
+        assert set(zip(copied.query[asked], copied.answer[asked], strict=True)) <= pairs
+    exchanges = [
+        {(a, b) for a, b in zip(made.target[held], copied.target[held], strict=True) if a >= 0}
+        for number in (0, 1)
+        for held in [np.flatnonzero((event_task == number) & (np.arange(len(event_task)) < DAYS))]
+    ]
+    assert exchanges[0] != exchanges[1], "another exchange for each task"

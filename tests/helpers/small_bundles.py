@@ -1,4 +1,7 @@
-"""Small bundles whose answers can be told by hand: ``mark + the sum of the items (+ query)``, one vector of two numbers."""
+"""Small bundles whose answers can be told by hand: ``mark + the sum of the items (+ query)``, one vector of two numbers.
+
+With tasks, that of task number i adds ``1000·(i + 1)``.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,10 +32,11 @@ SALT = "5a" * 32
 DEFAULT = [[-1.0, -1.0]]
 
 
-def graph(static: bool) -> bytes:
+def graph(static: bool, tasks: bool = False) -> bytes:
     inputs = [
         *([] if static else [helper.make_tensor_value_info("query", TensorProto.FLOAT, ["n", 2])]),
         helper.make_tensor_value_info("now", TensorProto.INT64, ["n"]),
+        *([helper.make_tensor_value_info("task", TensorProto.INT64, ["n"])] if tasks else []),
         helper.make_tensor_value_info("mark", TensorProto.FLOAT, ["n", 2]),
         helper.make_tensor_value_info("item", TensorProto.FLOAT, ["n", "items", 2]),
     ]
@@ -40,10 +44,21 @@ def graph(static: bool) -> bytes:
         helper.make_node("ReduceSum", ["item", "axis"], ["items_sum"], keepdims=0),
         helper.make_node("Add", ["mark", "items_sum"], ["state"]),
         helper.make_node("Identity" if static else "Add", ["state"] if static else ["state", "query"], ["flat"]),
-        helper.make_node("Unsqueeze", ["flat", "axis"], ["prefix"]),
+        helper.make_node("Unsqueeze", ["flat", "axis"], ["asked" if tasks else "prefix"]),
     ]
+    constants = [helper.make_tensor("axis", TensorProto.INT64, [1], [1])]
+    if tasks:
+        constants += [helper.make_tensor(name, TensorProto.INT64, [], [value]) for name, value in (("one", 1), ("step", 1000))]
+        constants.append(helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]))
+        nodes += [
+            helper.make_node("Add", ["task", "one"], ["number"]),
+            helper.make_node("Mul", ["number", "step"], ["steps"]),
+            helper.make_node("Cast", ["steps"], ["told"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["told", "axes"], ["instruction"]),
+            helper.make_node("Add", ["asked", "instruction"], ["prefix"]),
+        ]
     output = [helper.make_tensor_value_info("prefix", TensorProto.FLOAT, ["n", 1, 2])]
-    return _model(nodes, inputs, output, [helper.make_tensor("axis", TensorProto.INT64, [1], [1])])
+    return _model(nodes, inputs, output, constants)
 
 
 def encoder() -> bytes:
@@ -84,9 +99,10 @@ def state(user: str, shift: float = 0) -> tuple[list[float], int]:
     return [number + shift, 0], number % 3
 
 
-def answer(user: str, query: float = 0, shift: float = 0) -> list[list[float]]:
+def answer(user: str, query: float = 0, shift: float = 0, task: int = -1) -> list[list[float]]:
     (mark, _), items = state(user, shift)
-    return [[mark + items + query, items + query]]
+    more = query + 1000 * (task + 1)
+    return [[mark + items + more, items + more]]
 
 
 def make_bundle(
@@ -100,6 +116,7 @@ def make_bundle(
     gone: Sequence[str] = (),
     erased: Sequence[str] = (),
     total: int | None = None,
+    tasks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A sealed bundle of ``users``; with ``base``, the manifest of a sibling, a delta on it."""
     path.mkdir(parents=True)
@@ -121,7 +138,7 @@ def make_bundle(
     left = []
     if base is None:
         for name, static in (("head.onnx", False), ("static_head.onnx", True)):
-            (path / name).write_bytes(graph(static))
+            (path / name).write_bytes(graph(static, bool(tasks)))
         (path / "query_encoder.onnx").write_bytes(encoder())
         (path / "tokenizer.json").write_text(tokenizer())
     else:
@@ -132,6 +149,10 @@ def make_bundle(
         fused = [[x + 2 for x in plain[0]]]
         cases.append({"row": row, "query": None, "query_embedding": None, "now": AS_OF, "prefix": plain})
         cases.append({"row": row, "query": "two words", "query_embedding": [2.0, 2.0], "now": AS_OF, "prefix": fused})
+    if tasks:
+        last = [[x + 1000 * len(tasks) for x in case["prefix"][0]] for case in cases]
+        asked = [{**case, "task": tasks[-1], "prefix": [wanted]} for case, wanted in zip(cases, last, strict=True)]
+        cases = [*({**case, "task": None} for case in cases), *asked]
     (path / "golden.json").write_text(json.dumps({"cases": cases}))
     manifest = {
         "version": version,
@@ -141,6 +162,7 @@ def make_bundle(
         "llm": {"model": "tiny", "kind": "causal", "fingerprint": "f" * 64},
         "prefix": {"length": 1, "dim": 2},
         "query_encoder": {"dim": 2},
+        **({"tasks": list(tasks)} if tasks else {}),
         "states": {"precision": "float16", "spec": SPEC.to_json(), "files": written},
         "erased_salt": SALT,
         "layers": 1 if base is None else base["layers"] + 1,

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 
 from pipelines.encoder import KnownEncoder
+from pipelines.erase import Erasure
+from pipelines.examples import read_events
+from pipelines.fit import fit
 from pipelines.publish import publish
+from schemas.config import LLMConfig
 from schemas.errors import CompatibilityError, CorruptError
-from schemas.records import VersionRecord
+from schemas.records import IngestRecord, VersionRecord
 from store import open_store
 from store.client import Bundle
+from store.events import EventLog
 from store.home import Home
 from store.lines import Lines
 from store.versions import current, promote, rollback
@@ -52,6 +57,47 @@ def test_read(old: Home) -> None:
     answer = Bundle.open(uri).prefix([user, "nobody"], ["item 1", "item 1"])
     assert answer.status == ["known", "unknown"]
     assert np.isfinite(answer.prefix).all()
+
+
+def test_its_events_take_tasks(old: Home, put: Callable[..., IngestRecord], night: Callable[..., VersionRecord]) -> None:
+    """Its table lacks the column: readers see none, the first ingest adds it, and what was there keeps its keys and its place."""
+    log = EventLog(old)
+    table = old.tables.open("events")
+    assert table is not None
+    before, files = read_events(log, old.config, old.ingests.last()), old.tables.files("events")
+    assert "task" not in table.schema.names
+    assert before["task"].null_count() == len(before) == 140
+    assert open_store(old.uri).events(["user 3"])["task"].to_list() == [None] * 10
+    assert open_store(old.uri).sql("SELECT count(*) AS n FROM events WHERE task IS NULL")["n"].to_list() == [140]
+    assert old.tables.files("events") == files
+    # Told again without their ids, they are known by what they say, as ever.
+    told = [{"user_id": r["user_id"], "ts": r["ts"], "text": r["text"], "target": r["target"]} for r in before.iter_rows(named=True)]
+    record = put(old, told, name="again.jsonl")
+    assert (record.duplicate, record.accepted) == (140, 0)
+    tasked = [
+        {"user_id": f"user {user}", "ts": f"2023-12-0{day}", "text": f"item {user}", "target": "b", "task": task}
+        for user in range(14)
+        for day, task in ((1, "letter"), (2, "digit"))
+    ]
+    assert put(old, tasked, name="tasks.jsonl").accepted == 28
+    data = {path for path in set(old.tables.files("events")) - set(files) if path.startswith("data/")}
+    assert len(data) == 1, "no file was written for the column"
+    now = read_events(log, old.config, old.ingests.last())
+    assert dict(now["task"].value_counts().iter_rows()) == {None: 140, "digit": 14, "letter": 14}
+    version = night(old)
+    assert (version.users, version.users_changed, version.events) == (14, 14, 168)
+    config = old.config.model_copy(update={"llm": LLMConfig(), "train": old.config.train.model_copy(update={"llm_steps": 2})})
+    fitted = fit(old, config)
+    assert set(fitted.metrics["tasks"]) <= {"digit", "letter"}
+    trained = night(old)
+    uri, manifest = publish(old, trained, KnownEncoder(old, Lines(old).encoder(trained.aggregator)))
+    assert manifest["tasks"] == ["digit", "letter"]
+    bundle = Bundle.open(uri)
+    bundle.verify()
+    assert np.isfinite(bundle.static_prefix(["user 3"], task="letter").prefix).all()
+    receipt = Erasure(old, ["user 3"]).erase("asked for")
+    assert receipt.proof.hits == ()
+    assert read_events(log, old.config, old.ingests.last())["task"].null_count() == 130
 
 
 def test_refresh_and_go_on(old: Home, put: Callable[..., object], night: Callable[..., VersionRecord]) -> None:

@@ -16,7 +16,7 @@ from pipelines import keys
 from pipelines.sources import RawBatch, unreadable
 from pipelines.sources.table import TableSource
 from pipelines.validation import instants, validate
-from schemas.events import EVENTS, MAX_ID_BYTES, MAX_RAW_BYTES, MAX_TEXT_BYTES, REJECTS
+from schemas.events import EVENTS, MAX_ID_BYTES, MAX_RAW_BYTES, MAX_TASK_BYTES, MAX_TEXT_BYTES, REJECTS
 from schemas.keys import user_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,6 +71,7 @@ def test_columns_are_those_of_the_schemas() -> None:
         ({"text": None}, "text is missing"),
         ({"text": " \n"}, "text is missing"),
         ({"text": "x" * (MAX_TEXT_BYTES + 1)}, f"text is longer than {MAX_TEXT_BYTES} bytes"),
+        ({"task": "ü" * 33}, f"task is longer than {MAX_TASK_BYTES} bytes"),
         ({"value": "many"}, "unreadable value"),
         ({"value": "nan"}, "unreadable value"),
         ({"value": "-inf"}, "unreadable value"),
@@ -210,6 +211,25 @@ GOLDEN = [
     ),
     ("e1", -9100024591961372966, 8703714718419838415, 6062015716751397306, None, None),
 ]  # fmt: skip
+
+
+def test_a_task_counts_only_where_there_is_one() -> None:
+    """Events and rejects of before there were tasks keep their keys, whether the source has the column or not."""
+    plain = judge(GOOD, {**GOOD, "event_id": "e"})[0]
+    for empty in (None, "", " \t"):
+        events = judge({**GOOD, "task": empty}, {**GOOD, "event_id": "e", "task": empty})[0]
+        assert events["task"].to_list() == [None, None]
+        assert events.drop("task").equals(plain.drop("task"))
+    named = judge(*({**GOOD, "task": task} for task in (" rating ", "rating", "headline", "12:rating")), {**GOOD, "target": "6:rating"})[0]
+    assert named["task"].to_list() == ["rating", "rating", "headline", "12:rating", None]
+    assert named["event_id"].n_unique() == named["content_key"].n_unique() == 4
+    assert not set(named["content_key"]) & set(plain["content_key"])
+    assert judge({**GOOD, "task": 5.0})[0]["task"].to_list() == ["5"]
+    gone = judge({"user_id": "u", "event_id": "e", "op": "delete", "task": "x" * 99})[0]
+    assert gone["task"].to_list() == [None]
+    bad = {**GOOD, "text": ""}
+    raws = judge({**bad, "task": None}, {**bad, "task": "rating"})[1]["raw"].to_list()
+    assert raws == [judge(bad)[1]["raw"][0], '{"user_id":"u","ts":"1700000000","text":"","task":"rating"}']
 
 
 def test_unreadable_rows_are_rejects() -> None:

@@ -16,10 +16,13 @@ def test_defaults_survive() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(), st.text(), st.text())
-def test_any_string_survives(model: str, prompt: str, cron: str) -> None:
-    config = Config(encoder=EncoderConfig(model=model), llm=LLMConfig(prompt=prompt), schedule=ScheduleConfig(cron=cron))
+@given(st.text(), st.text(), st.text(), st.dictionaries(st.text() | st.from_regex(r"[\w-]+", fullmatch=True), st.text(), max_size=3))
+def test_any_string_survives(model: str, prompt: str, cron: str, prompts: dict[str, str]) -> None:
+    llm = LLMConfig(prompt=prompt, prompts=prompts)
+    config = Config(encoder=EncoderConfig(model=model), llm=llm, schedule=ScheduleConfig(cron=cron))
     assert parse(render(config)) == config
+    assert [llm.prompt_of(task) for task in (None, *prompts)] == [prompt, *prompts.values()]
+    assert llm.prompt_of("".join([*prompts, "x"])) == prompt
 
 
 @settings(deadline=None)
@@ -51,6 +54,7 @@ def test_every_key_is_there_to_be_edited() -> None:
         ("[tide]\nslots = 0", "tide.slots"),
         ("[tide]\nslots = 'many'", "tide.slots"),
         ("personalizer = 'oracle'", "personalizer"),
+        ("[llm]\nprompts = { a = 1 }", "llm.prompts.a"),
         ("[encoder", "not valid TOML"),
     ],
 )

@@ -66,6 +66,59 @@ def test_wrong_requests(directory: Path) -> None:
         bundle.prefix(["u1"])
 
 
+def test_each_task_has_its_own_prefix(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "v1", USERS, tasks=["headline", "rating"])
+    bundle = Bundle.open(tmp_path / "v1")
+    bundle.verify()
+    assert bundle.tasks == ("headline", "rating")
+    assert "headline, rating" in repr(bundle)
+    users = ["u3", "u4", "nobody"]
+    plain = bundle.static_prefix(users, now=AS_OF).prefix
+    assert plain[0].tolist() == answer("u3")
+    for number, task in enumerate(bundle.tasks):
+        assert (bundle.static_prefix(users, now=AS_OF, task=task).prefix == plain + 1000 * (number + 1)).all()
+    mixed = bundle.static_prefix(users, now=AS_OF, task=["rating", None, "headline"])
+    assert mixed.prefix[:2].tolist() == [answer("u3", task=1), answer("u4")]
+    assert mixed.status == ["known", "known", "unknown"]
+    embeddings = np.full((2, 2), 0.5, np.float32)
+    found = bundle.prefix(["u3", "u4"], query_embeddings=embeddings, now=AS_OF, task="rating").prefix
+    assert found.tolist() == [answer(user, 0.5, task=1) for user in ("u3", "u4")]
+    assert bundle.prefix(["u3"], ["two words"], now=AS_OF).prefix.tolist() == [answer("u3", 2)]
+    assert bundle.static_prefix([], now=AS_OF, task=[]).prefix.shape == (0, 1, 2)
+
+
+def test_a_task_that_is_not_there(directory: Path, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "v1", USERS, tasks=["headline", "rating"])
+    bundle = Bundle.open(tmp_path / "v1")
+    for task in ("ratings", ["rating", "ratings"], "", ["rating", 1]):
+        with pytest.raises(InputError, match="there are headline, rating"):
+            bundle.static_prefix(["u1", "u2"], task=task)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="2 users, 1 tasks"):
+        bundle.prefix(["u1", "u2"], ["a", "b"], task=["rating"])
+    plain = Bundle.open(directory)
+    assert plain.tasks == ()
+    assert plain.static_prefix(["u1", "u2"], now=AS_OF, task=[None, None]).prefix.tolist() == [answer("u1"), answer("u2")]
+    with pytest.raises(InputError, match="this bundle has none"):
+        plain.prefix(["u1"], ["a"], task="rating")
+
+
+def test_golden_answers_of_tasks_are_compared(tmp_path: Path) -> None:
+    path = tmp_path / "v1"
+    make_bundle(path, USERS, tasks=["headline", "rating"])
+    golden = json.loads((path / "golden.json").read_text())
+    for task, said in (("headline", "other answers"), (None, "other answers"), ("ratings", "answer to nothing")):
+        cases = [{**case, "task": task} if case["task"] else case for case in golden["cases"]]
+        (path / "golden.json").write_text(json.dumps({"cases": cases}))
+        reseal(path)
+        with pytest.raises(CorruptError, match=said):
+            Bundle.open(path).static_prefix(["u1"])
+    (path / "golden.json").write_text(json.dumps(golden))
+    # Names in the manifest and inputs of the graphs say the same, or nothing is answered.
+    reseal(path, tasks=[])
+    with pytest.raises(CorruptError, match="task"):
+        Bundle.open(path).static_prefix(["u1"])
+
+
 def test_current_names_the_bundle(directory: Path) -> None:
     shelf = directory.parent
     with pytest.raises(NotFoundError, match="tapstate bundle"):

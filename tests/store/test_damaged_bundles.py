@@ -144,6 +144,10 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], None]] = {
             ]
         )
     },
+    **{
+        f"tasks {n}": put(["tasks"], tasks)
+        for n, tasks in enumerate([["rating"], ["a", "a"], [1], [["a"]], "ab", None, {"a": 1}, [str(i) for i in range(65)]])
+    },
 }
 
 

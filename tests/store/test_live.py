@@ -86,6 +86,22 @@ def test_what_cannot_be_used_is_not_swapped_in(shelf: Path) -> None:
         assert live.error is None
 
 
+def test_a_bundle_that_lacks_a_task_is_not_swapped_in(tmp_path: Path) -> None:
+    for version, tasks in enumerate([["a", "b"], ["b"], [], ["b", "a", "c"]], 1):
+        make_bundle(tmp_path / f"v{version}", USERS, version=version, tasks=tasks)
+    point(tmp_path, "v1")
+    with Live(tmp_path) as live:
+        for name in ("v2", "v3"):
+            point(tmp_path, name)
+            with pytest.raises(CompatibilityError, match="lacks task 'a'"):
+                live.refresh()
+            assert live.bundle.path.name == "v1"
+        point(tmp_path, "v4")
+        assert live.refresh()
+        # Numbers of tasks are each bundle's own.
+        assert live.bundle.static_prefix(["u3"], now=AS_OF, task="a").prefix.tolist() == [answer("u3", task=1)]
+
+
 def test_a_delta_stands_on_layers_that_are_open(shelf: Path) -> None:
     base = {**json.loads((shelf / "v1/manifest.json").read_text()), "name": "v1"}
     make_bundle(shelf / "v9", ["u3", "u77"], version=9, shift=5, base=base, gone=["u4"], erased=["u5", "u6"])

@@ -76,7 +76,11 @@ def test_unnamed_rows_go_and_the_rest_stays(place: str, new_home: Callable[..., 
     dataset = home.tables.open("events")
     assert dataset is not None
     for tag in (new_run(1), new_run(2), 3 << 50):
-        lost = dataset.to_table().set_column(14, "ingest", pa.array([tag] * dataset.count_rows())).cast(dataset.schema)
+        lost = (
+            dataset.to_table()
+            .set_column(dataset.schema.names.index("ingest"), "ingest", pa.array([tag] * dataset.count_rows()))
+            .cast(dataset.schema)
+        )
         home.tables.append("events", dataset.schema, iter(lost.to_batches()), home.tables.mark("events", dataset.schema))
     unnamed = home.tables.open(table).to_table()  # type: ignore[union-attr]
     unnamed = unnamed.set_column(2, "run", pa.array([7] * len(unnamed))).cast(unnamed.schema)
@@ -103,7 +107,7 @@ def test_a_living_ingest_keeps_its_rows(home: Home, put: Any) -> None:
     put(tuned(home), rows(3))
     dataset = home.tables.open("events")
     assert dataset is not None
-    coming = dataset.to_table().set_column(14, "ingest", pa.array([new_run(2)] * 3)).cast(dataset.schema)
+    coming = dataset.to_table().set_column(dataset.schema.names.index("ingest"), "ingest", pa.array([new_run(2)] * 3)).cast(dataset.schema)
     with lease(home, "ingest-x", "an ingest"):
         home.tables.append("events", dataset.schema, iter(coming.to_batches()), home.tables.mark("events", dataset.schema))
         assert [a.what for a in survey(home) if "rows" in a.what] == []

@@ -52,9 +52,8 @@ class Reader:
     def record(self, row):
         if row is None:
             user = np.zeros(1, self.layout("user"))
-            for column in self.columns:
-                if column["per"] == "user":
-                    user[column["name"]] = float(column["empty"])
+            for column in (c for c in self.columns if c["per"] == "user"):
+                user[column["name"]] = float(column["empty"])
             return user, np.zeros(0, self.layout("item"))
         for part in self.parts:
             if row < part.num_rows:
@@ -63,8 +62,9 @@ class Reader:
             row -= part.num_rows
         raise IndexError(row)
 
-    def prefix(self, record, now, query=None):
+    def prefix(self, record, now, query=None, task=None):
         feeds = {"now": np.array([now])} | ({} if query is None else {"query": np.array([query], np.float32)})
+        feeds |= {"task": np.array([self.manifest["tasks"].index(task) if task else -1])} if "tasks" in self.manifest else {}
         for column in (c for c in self.columns if c["head"]):
             table = record[0] if column["per"] == "user" else record[1]
             values = table[column["name"]] if len(table) else np.zeros((1, *column["shape"]), column["dtype"])
@@ -78,7 +78,8 @@ class Reader:
 def golden(reader: Reader) -> int:
     cases = json.loads((reader.path / "golden.json").read_text())["cases"]
     for case in cases:
-        found, wanted = reader.prefix(reader.record(case["row"]), case["now"], case["query_embedding"]), np.array(case["prefix"])
+        asked = (case["now"], case["query_embedding"], case.get("task"))
+        found, wanted = reader.prefix(reader.record(case["row"]), *asked), np.array(case["prefix"])
         assert np.abs(found - wanted).max() <= 1e-3 * np.sqrt((wanted**2).mean())
     return len(cases)
 
@@ -103,6 +104,11 @@ def test_a_chain_of_small_bundles(tmp_path: Path) -> None:
         assert told == status
         np.testing.assert_array_equal(reader.prefix(record, AS_OF), prefix)
     assert wanted.status.count("known") == 22
+
+
+def test_tasks(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "v1", USERS, tasks=["headline", "rating"])
+    assert golden(Reader(tmp_path / "v1")) == 8
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,31 @@ def test_json_and_arrow_give_the_clients_answer(client: TestClient, live: Live) 
     static = client.post("/prefix", json={"users": ["u3"], "static": True, "now": AS_OF}).json()
     assert (static["prefix"], static["status"]) == ([answer("u3")], ["known"])
     assert client.post("/prefix", json={"users": ["u3"], "static": True}).json()["status"] == ["expired"]
+
+
+def test_tasks(tmp_path: Path, client: TestClient) -> None:
+    """One for all, or one or none for each user; the errors tell which there are."""
+    make_bundle(tmp_path / "v1", USERS, tasks=["headline", "rating"])
+    (tmp_path / "CURRENT").write_text("v1")
+    with Live(tmp_path) as live:
+        ours = TestClient(Service(live).app())
+        assert ours.get("/healthz").json()["tasks"] == ["headline", "rating"]
+        ask = {"users": ["u3", "u4"], "static": True, "now": AS_OF}
+        for task, numbers in (("rating", (1, 1)), (["headline", None], (0, -1)), (None, (-1, -1))):
+            found = ours.post("/prefix", json={**ask, "task": task}).json()["prefix"]
+            assert found == [answer(user, task=number) for user, number in zip(["u3", "u4"], numbers, strict=True)]
+        fused = ours.post("/prefix", json={"users": ["u3"], "queries": ["two words"], "now": AS_OF, "task": "rating"}).json()
+        assert fused["prefix"] == [answer("u3", 2, task=1)]
+        for wrong, said in (
+            ("ratings", "headline, rating"), (["rating"], "1 tasks"), (1, "task is a text"), ([1, 2], "task is a text"),
+            ([["rating"], None], "task is a text"), ("\ud800", "task is a text"),
+        ):  # fmt: skip
+            refused = ours.post("/prefix", content=json.dumps({**ask, "task": wrong}))
+            assert refused.status_code == 400, refused.text
+            assert said in refused.json()["error"]
+    assert "tasks" not in client.get("/healthz").json()
+    none = client.post("/prefix", json={**ask, "task": "rating"})
+    assert (none.status_code, "none" in none.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +142,11 @@ _texts = st.lists(st.text(st.characters(), max_size=9), max_size=3)
     st.one_of(
         st.binary(max_size=60),
         st.fixed_dictionaries(
-            {}, optional={"users": _texts | _anything, "queries": _texts | _anything, "static": _anything, "now": _anything, "x": _anything}
+            {},
+            optional={
+                **{"users": _texts | _anything, "queries": _texts | _anything, "static": _anything, "now": _anything, "x": _anything},
+                "task": _texts | _anything,
+            },
         ).map(lambda body: json.dumps(body).encode()),
     )
 )
