@@ -50,7 +50,7 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
     runs = load(cache / "outcomes")
     for task, data, split in sorted({key[:3] for key in runs if AGED not in key[2]}):
         cells = {r["arm"]: r["seeds"] for r in rows if (r["task"], r["data"], r["split"]) == (task, data, split) and r["arm"] in SHOWN}
-        if any(len(runs.get((task, data, split, arm), {})) < seeds for arm, seeds in cells.items()):
+        if not cells or any(len(runs.get((task, data, split, arm), {})) < seeds for arm, seeds in cells.items()):
             continue
         figure, axes = plt.subplots(figsize=(5, 3.4))
         for arm in (arm for arm in SHOWN if arm in cells):

@@ -172,7 +172,10 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
 
 
 def write_tables(outcomes: Path, results: Path) -> None:
-    """Merge the rows that ``outcomes`` gives into the two files of ``results``; a row of more seeds stays as it is."""
+    """Merge the rows that ``outcomes`` gives into the two files of ``results``; a row of more seeds stays as it is.
+
+    After a change of code, rates or budget the rows that were there are of other runs: begin with an empty ``results``.
+    """
     results.mkdir(parents=True, exist_ok=True)
     found = load(outcomes)
     llms = {key[:2]: run.about["llm"] for key, runs in found.items() for run in runs.values()}

@@ -58,8 +58,6 @@ def relabelled(examples: Examples, rows: Ints, rng: np.random.Generator) -> Exam
     answers = _numbered(examples.answer[rows], examples.task[rows], width)
     labels = np.intersect1d(targets[seen], answers)
     labels = labels[labels >= 0]
-    place = np.full((len(examples.tasks) + 1) * width + 1, -1)
-    place[labels] = np.arange(len(labels))
     users, owner = np.unique(examples.first[rows], return_inverse=True)
     # Labels are in the order of their tasks; those of each change places among themselves.
     groups = np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels // width)) + 1)
@@ -67,13 +65,13 @@ def relabelled(examples: Examples, rows: Ints, rng: np.random.Generator) -> Exam
 
     event = np.arange(len(examples.ts))
     whose = np.searchsorted(users, event, side="right") - 1
-    label = place[targets]
+    label = _places(labels, targets)
     swapped = np.flatnonzero((label >= 0) & (whose >= 0))
     wanted = exchange[whose[swapped], label[swapped]]
     event[swapped] = _drawn(seen, label[seen], wanted, rng)
 
     asked = rows.copy()
-    label = place[answers]
+    label = _places(labels, answers)
     swapped = np.flatnonzero(label >= 0)
     wanted = exchange[owner[swapped], label[swapped]]
     asked[swapped] = _drawn(rows, label, wanted, rng)
@@ -98,6 +96,14 @@ def _numbered(label: Ints, task: Ints, width: int) -> Ints:
     """A number for each label of each task, by task and then label; -1 where there is no label."""
     found: Ints = np.where(label >= 0, (task + 1) * width + label, -1)
     return found
+
+
+def _places(labels: Ints, numbers: Ints) -> Ints:
+    """Place of each number among ``labels``, ascending; -1 where it is none of them."""
+    found = np.searchsorted(labels, numbers)
+    there = found < len(labels)
+    there[there] = labels[found[there]] == numbers[there]
+    return np.where(there, found, -1)
 
 
 def _drawn(pool: Ints, label: Ints, wanted: Ints, rng: np.random.Generator) -> Ints:

@@ -38,7 +38,7 @@ def domain_auc(before: Vectors, after: Vectors, seed: int) -> float:
 
 
 def prefix_ratio(head: Path, view: View, seed: int) -> float:
-    """Largest factor, up or down, between the rms of a panel user's static prefix and that of the LLM's embeddings.
+    """Largest factor, up or down, between the rms of a panel user's static prefix, of any task or none, and that of the LLM's embeddings.
 
     Infinite where a prefix is not finite or zero; 1 if there are no users.
     """
@@ -50,8 +50,10 @@ def prefix_ratio(head: Path, view: View, seed: int) -> float:
     # Copied: Arrow's memory is not to be written, and torch would have it so.
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
     now = int(max(rows.column("last_ts").to_pylist()).timestamp())
+    tasks = len(module.instructions.tasks) if module.instructions else 0
+    asked = [torch.full((rows.num_rows,), task) for task in range(-1, tasks)]
     with torch.no_grad():
-        prefix = module(None, torch.full((rows.num_rows,), now), tensors).double()
+        prefix = torch.cat([module(None, torch.full_like(task, now), tensors, task) for task in asked]).double()
     ratio = (prefix.square().mean((1, 2)).sqrt() / configuration["rms"]).numpy()
     with np.errstate(divide="ignore"):
         factor = np.maximum(ratio, 1 / ratio)

@@ -59,7 +59,6 @@ def build_examples(events: pl.DataFrame, cache: Embeddings, config: Config) -> E
     Raises:
         InputError: no event has a history, or there are too many tasks.
     """
-    tasks, task = _tasks(events)
     asked = events["target"].is_not_null()
     writing = not asked.any()
     user = events["user_id"].rle_id().cast(pl.Int64).to_numpy()
@@ -78,6 +77,7 @@ def build_examples(events: pl.DataFrame, cache: Embeddings, config: Config) -> E
         )
     if len(usable) > config.train.max_examples:
         usable = np.sort(np.random.default_rng(config.seed).choice(usable, config.train.max_examples, replace=False))
+    tasks, task = _tasks(events, usable)
     keys = np.unique(np.concatenate([events["text_key"].to_numpy(), events["target_key"].drop_nulls().to_numpy()]))
     text = np.searchsorted(keys, events["text_key"].to_numpy())
     given = events["target_key"].is_not_null().to_numpy()
@@ -107,9 +107,9 @@ def build_examples(events: pl.DataFrame, cache: Embeddings, config: Config) -> E
     )
 
 
-def _tasks(events: pl.DataFrame) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Names of the tasks that events name, sorted, and the place of each event's among them, -1 where it names none."""
-    tasks = events["task"].drop_nulls().unique().sort().to_list()
+def _tasks(events: pl.DataFrame, usable: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Names of the tasks that the events ``usable`` ask for, sorted, and the place of each event's among them, -1 for none of them."""
+    tasks = events["task"][usable].drop_nulls().unique().sort().to_list()
     if len(tasks) > MAX_TASKS:
         raise InputError(
             f"{len(tasks):,} tasks in the events ({', '.join(tasks[:3])}, …), more than {MAX_TASKS}: a task is a kind of question",

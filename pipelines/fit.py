@@ -129,13 +129,21 @@ def _kept_aggregator(home: Home, config: Config) -> tuple[str, Aggregator]:
 def _own_llm(home: Home, config: Config, lessons: Lessons, meter: Meter) -> FrozenLLM:
     """The LLM made from the home's events: the one made before, or a new one, kept under ``models``."""
     models = Models(home)
+
+    def loaded(name: str) -> FrozenLLM:
+        return FrozenLLM.load(config.llm.model_copy(update={"model": str(models.directory(name))}))
+
     held = home.objects.get("current/llm")
     if held:
         try:
-            directory = models.directory(held.decode())
-            return FrozenLLM.load(config.llm.model_copy(update={"model": str(directory)}))
+            llm = loaded(held.decode())
         except NotFoundError:
             pass
+        else:
+            if llm.fingerprint != held.decode():
+                # Under other prompts it is another LLM, which states and heads name by its own hash.
+                models.save(llm.fingerprint, {path.name: path.read_bytes() for path in models.directory(held.decode()).iterdir()})
+            return loaded(llm.fingerprint)
     meter.start("tune LLM", config.train.llm_steps, "steps")
     llm = tune(
         lambda: small_causal([*lessons.prompts[:VOCABULARY_TEXTS], *lessons.targets[:VOCABULARY_TEXTS]]),
@@ -153,4 +161,4 @@ def _own_llm(home: Home, config: Config, lessons: Lessons, meter: Meter) -> Froz
         llm.save(Path(place))
         models.save(name, {path.name: path.read_bytes() for path in Path(place).iterdir()})
     home.objects.put("current/llm", name.encode())
-    return FrozenLLM.load(config.llm.model_copy(update={"model": str(models.directory(name))}))
+    return loaded(name)

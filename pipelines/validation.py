@@ -227,7 +227,8 @@ def _rejected(rows: pl.DataFrame, reasons: pl.Series) -> pl.DataFrame:
     if "task" in fields and len(fields) > 1:
         # Without one, as before there were tasks: a reject is known by what stands here.
         plain = pl.struct([name for name in fields if name != "task"]).struct.json_encode()
-        raw = pl.when(pl.col("task").is_null()).then(plain).otherwise(raw)
+        blank = (pl.col("task").cast(pl.String).str.strip_chars() == "").fill_null(True)
+        raw = pl.when(blank).then(plain).otherwise(raw)
     return rows.select("line", reasons.alias("reason"), raw.alias("raw"))
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -67,7 +67,9 @@ class LLMConfig(Section):
 
     model: str = Field("", description="Hugging Face causal or seq2seq model, by directory or id; empty: tuned from the home's events")
     prompt: str = Field("{text} =>", description="how a query becomes the LLM's input")
-    prompts: dict[str, str] = Field({}, description="prompts of tasks by their names; others get ``prompt``")
+    prompts: dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(pattern=r"\{text\}")]] = Field(
+        {}, description="prompts of tasks by their names, each with a {text}; others get ``prompt``"
+    )
     item: str = Field("{text} => {target}; ", description="how a past event is shown in a prompt")
     max_prompt_tokens: int = Field(192, ge=4, description="longest prompt in tokens; its end is kept")
     max_target_tokens: int = Field(24, ge=2, description="longest target in tokens")

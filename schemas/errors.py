@@ -51,7 +51,7 @@ class InputError(TapstateError, ValueError):
     """An input that cannot be read at all: no such file, no such column, not the format it says.
 
     See: at ``ingest``, the file or column and the columns that are there; at ``sql``, what Polars says of the query; at ``pull``, what the
-    store says; at ``train``, too few events.
+    store says; at ``train``, too few events, too many tasks.
 
     Mend: correct the path, the ``--map`` or the query, and run the command again: what an ingest had read already does not count twice.
     Single bad rows are no error: they are in the table ``rejects``, each with its reason.
@@ -97,7 +97,8 @@ class CompatibilityError(TapstateError, ValueError):
     """Two artifacts that do not belong together, both named by hash: encoder and states, head and states, bundle and LLM.
 
     See: "version 12 was made with encoder …, the one found is …"; "head … fits aggregator …, version 12 has …"; "a bundle for …, not for
-    …"; a server that goes on with its old bundle since the new one is for another LLM.
+    …"; a server that goes on with its old bundle since the new one is for another LLM,
+    has another LoRA or other tasks.
 
     Mend: put the old model's files back where they were (``tapstate lines`` tells where), or mean the change: ``tapstate train`` opens a
     line for another encoder, ``train --head-only --llm`` fits a head to another LLM, and a server of its own serves it.

@@ -260,13 +260,15 @@ class Bundle:
         """The graphs' input for tasks; nothing where the bundle has none and none is asked for."""
         if task is None and not self.tasks:
             return {}
-        named = [task] * count if task is None or isinstance(task, str) else list(task)
-        if len(named) != count:
-            raise InputError(f"{count} users, {len(named)} tasks", mend="give one task for all, or one (or None) for each user")
+        named = [task] if task is None or isinstance(task, str) else list(task)
         for name in named:
-            if name not in self._numbers:
+            if not isinstance(name, str | None) or name not in self._numbers:
                 there = f"there are {', '.join(self.tasks)}" if self.tasks else "this bundle has none"
                 raise InputError(f"no task {name!r:.80}: {there}", mend="name one of Bundle.tasks, or none")
+        if task is None or isinstance(task, str):
+            named = named * count
+        if len(named) != count:
+            raise InputError(f"{count} users, {len(named)} tasks", mend="give one task for all, or one (or None) for each user")
         return {"task": np.array([self._numbers[name] for name in named], np.int64)} if self.tasks else {}
 
     def _told(self, codes: Codes, asked: npt.NDArray[np.int64]) -> list[str]:

@@ -94,6 +94,9 @@ class Live:
         if new.bridge_files() != old.bridge_files():
             mend = "put its LoRA on the LLM (Bundle.bridge) and start a server of its own for it"
             raise CompatibilityError("the new bundle comes with another LoRA for the LLM", where=str(path), mend=mend)
+        if new.tasks and not old.tasks:
+            mend = "name a task in every request, and start the server again"
+            raise CompatibilityError("the new bundle has tasks, and whoever asks for none gets no instruction", where=str(path), mend=mend)
         lost = [task for task in old.tasks if task not in new.tasks]
         if lost:
             mend = "tapstate train with events of that task, then tapstate bundle; or start a server of its own for it"

@@ -1,6 +1,6 @@
 """Where rows of a table lie, told from its narrowest columns before wide ones are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import lance
 import numpy as np
@@ -17,9 +17,13 @@ PASS_ROWS = 262_144
 
 def fragments(dataset: lance.LanceDataset, within: Expression) -> list[lance.LanceFragment]:
     """The fragments that hold rows which pass ``within``."""
-    rows = dataset.scanner(columns=[], filter=within, with_row_address=True).to_table().column("_rowaddr")
-    # The upper half of a row's address is its fragment.
-    held = set((np.unique(rows.to_numpy() >> 32)).tolist())
+    found = dataset.scanner(columns=[], filter=within, with_row_address=True, batch_size=PASS_ROWS).to_batches()
+    return holding(dataset, (batch.column("_rowaddr").to_numpy() for batch in found))
+
+
+def holding(dataset: lance.LanceDataset, addresses: Iterable[npt.NDArray[np.uint64]]) -> list[lance.LanceFragment]:
+    """The fragments of rows by their addresses, whose upper half is the fragment's number."""
+    held = {number for part in addresses for number in np.unique(part >> np.uint64(32)).tolist()}
     return [fragment for fragment in dataset.get_fragments() if fragment.fragment_id in held]
 
 

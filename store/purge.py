@@ -2,7 +2,8 @@
 
 A *fence* is a commit that changes nothing, of the kind (a merge of columns) that Lance lets no append, update or compaction pass which
 was begun before it. So what a writer read before a purge never becomes part of the table after it, and files that lay in ``data/`` before
-a fence and are named by no fragment after it belong to a refused or a dead writer: they can go at once.
+a fence and are named by no fragment after it belong to a refused or a dead writer: they can go at once. (A column that is added, as
+``Tables.ensure`` does to tables of earlier releases, is a merge too, which appends pass; states never get one.)
 """
 
 import itertools
@@ -18,6 +19,7 @@ from pyarrow.compute import Expression
 
 from store.conflicts import missing, rival
 from store.objects import Objects
+from store.places import holding
 from store.tables import BATCH_ROWS, Tables, data_files
 
 Rows = npt.NDArray[np.uint64]
@@ -85,7 +87,7 @@ def purge(tables: Tables, name: str, filter: Expression, instead: pa.Table | Non
         try:
             scanned = dataset.scanner(columns=[], filter=filter, with_row_address=True).to_batches()
             rows = np.sort(np.concatenate([np.empty(0, np.uint64), *(b.column("_rowaddr").to_numpy() for b in scanned)]))
-            if {data.path for f in _holding(dataset, rows) for data in f.metadata.files} <= ours and (instead is None or ours):
+            if {data.path for f in holding(dataset, [rows]) for data in f.metadata.files} <= ours and (instead is None or ours):
                 break
             ours = _rewrite(dataset, rows, instead)
         except OSError as error:
@@ -100,15 +102,9 @@ def purge(tables: Tables, name: str, filter: Expression, instead: pa.Table | Non
     return removed
 
 
-def _holding(dataset: lance.LanceDataset, rows: Rows) -> list[lance.LanceFragment]:
-    """The fragments of row addresses."""
-    held = set(np.unique(rows >> np.uint64(32)).tolist())
-    return [fragment for fragment in dataset.get_fragments() if fragment.fragment_id in held]
-
-
 def _rewrite(dataset: lance.LanceDataset, rows: Rows, instead: pa.Table | None) -> set[str]:
     """Replace the fragments that hold ``rows`` (sorted) by ones without them; names of the files that hold ``instead``."""
-    fragments = _holding(dataset, rows)
+    fragments = holding(dataset, [rows])
 
     def kept() -> Iterator[pa.RecordBatch]:
         if fragments:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+from encoders.checkpoint import load_head, pack_head
 from encoders.llm import FrozenLLM
 from pipelines.described import described_llm
+from pipelines.drift import prefix_ratio
 from pipelines.encode import encode_events
 from pipelines.encoder import KnownEncoder
 from pipelines.evaluate import evaluate_bundle
@@ -25,9 +28,11 @@ from schemas.errors import InputError
 from schemas.records import IngestRecord, VersionRecord
 from store import open_store
 from store.client import Bundle
+from store.comparison import View
 from store.embeddings import Embeddings
 from store.events import EventLog
 from store.home import Home
+from store.models import Models
 
 TRAIN = TrainConfig(steps=6, evaluate_every=3, llm_steps=4, prefix_length=2, history=16, batch_size=8)
 LLM = LLMConfig(prompts={"rating": "{text} stars:"})
@@ -127,6 +132,35 @@ def test_one_training_to_one_bundle(
     told = evaluate_bundle(bundle, llm, later)["loss"]
     assert all(np.isfinite(loss) for loss in told.values())
     assert told != evaluate_bundle(bundle, llm, later.with_columns(task=pl.lit(None, pl.String)))["loss"]
+
+
+def test_an_instruction_that_is_too_loud_is_seen_before_it_is_served(
+    new_home: Callable[..., Home], put: Put, night: Callable[..., VersionRecord], tmp_path: Path
+) -> None:
+    home = new_home(train=TRAIN)
+    put(home, rows(0, 6))
+    fitted = fit(home, home.config)
+    version = night(home)
+    head, adapter, configuration = load_head(Models(home).directory(fitted.head))
+    assert head.instructions is not None
+    with torch.no_grad():
+        head.instructions.vectors[1] += 1_000
+    for name, data in pack_head(head, adapter, configuration["aggregator"], configuration["llm"], {})[1].items():
+        (tmp_path / name).write_bytes(data)
+    view = View.of(home, version)
+    assert prefix_ratio(tmp_path, view, 0) > 100 > prefix_ratio(Models(home).directory(fitted.head), view, 0)
+
+
+def test_prompts_that_come_later_leave_the_homes_llm_where_the_home_goes(new_home: Callable[..., Home], put: Put, tmp_path: Path) -> None:
+    home = new_home(train=TRAIN, personalizer="tapper", tapper=TapperConfig(items=6, row_events=4, row_session=2, row_steps=1))
+    put(home, rows(0, 6))
+    first = fit(home, home.config)
+    second = fit(home, home.config.model_copy(update={"llm": LLM}))
+    assert first.llm["fingerprint"] != second.llm["fingerprint"]
+    Path(home.uri).rename(tmp_path / "moved")
+    moved = Home(str(tmp_path / "moved"))
+    for fitted in (first, second):
+        assert described_llm(moved, fitted.llm).fingerprint == fitted.llm["fingerprint"]
 
 
 def test_without_tasks_nothing_speaks_of_them(new_home: Callable[..., Home], put: Put, night: Callable[..., VersionRecord]) -> None:

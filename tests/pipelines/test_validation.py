@@ -228,8 +228,8 @@ def test_a_task_counts_only_where_there_is_one() -> None:
     gone = judge({"user_id": "u", "event_id": "e", "op": "delete", "task": "x" * 99})[0]
     assert gone["task"].to_list() == [None]
     bad = {**GOOD, "text": ""}
-    raws = judge({**bad, "task": None}, {**bad, "task": "rating"})[1]["raw"].to_list()
-    assert raws == [judge(bad)[1]["raw"][0], '{"user_id":"u","ts":"1700000000","text":"","task":"rating"}']
+    raws = judge(*({**bad, "task": task} for task in (None, " ", "rating")))[1]["raw"].to_list()
+    assert raws == [*[judge(bad)[1]["raw"][0]] * 2, '{"user_id":"u","ts":"1700000000","text":"","task":"rating"}']
 
 
 def test_unreadable_rows_are_rejects() -> None:

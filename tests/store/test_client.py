@@ -90,9 +90,11 @@ def test_each_task_has_its_own_prefix(tmp_path: Path) -> None:
 def test_a_task_that_is_not_there(directory: Path, tmp_path: Path) -> None:
     make_bundle(tmp_path / "v1", USERS, tasks=["headline", "rating"])
     bundle = Bundle.open(tmp_path / "v1")
-    for task in ("ratings", ["rating", "ratings"], "", ["rating", 1]):
+    for task in ("ratings", ["rating", "ratings"], "", ["rating", 1], ["rating", ["rating"]]):
         with pytest.raises(InputError, match="there are headline, rating"):
             bundle.static_prefix(["u1", "u2"], task=task)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="there are headline"):
+        bundle.static_prefix([], task="ratings")
     with pytest.raises(InputError, match="2 users, 1 tasks"):
         bundle.prefix(["u1", "u2"], ["a", "b"], task=["rating"])
     plain = Bundle.open(directory)

@@ -102,6 +102,17 @@ def test_a_bundle_that_lacks_a_task_is_not_swapped_in(tmp_path: Path) -> None:
         assert live.bundle.static_prefix(["u3"], now=AS_OF, task="a").prefix.tolist() == [answer("u3", task=1)]
 
 
+def test_the_first_bundle_with_tasks_is_not_swapped_in_under_requests_that_name_none(tmp_path: Path) -> None:
+    for version, tasks in enumerate([[], ["a"]], 1):
+        make_bundle(tmp_path / f"v{version}", USERS, version=version, tasks=tasks)
+    point(tmp_path, "v1")
+    with Live(tmp_path) as live:
+        point(tmp_path, "v2")
+        with pytest.raises(CompatibilityError, match="has tasks"):
+            live.refresh()
+        assert live.bundle.path.name == "v1"
+
+
 def test_a_delta_stands_on_layers_that_are_open(shelf: Path) -> None:
     base = {**json.loads((shelf / "v1/manifest.json").read_text()), "name": "v1"}
     make_bundle(shelf / "v9", ["u3", "u77"], version=9, shift=5, base=base, gone=["u4"], erased=["u5", "u6"])
