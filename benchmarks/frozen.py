@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from benchmarks.datasets import TASKS, Bench, build, describe
@@ -50,6 +51,9 @@ def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int = 1_600, seed: i
                 print(f"tune {progress.step} {figures['loss']:.3f} {time.monotonic() - started:.0f}s", file=sys.stderr, flush=True)  # type: ignore[attr-defined]
 
         progress.step = 0  # type: ignore[attr-defined]
+        threads = torch.get_num_threads()
+        # Sums in another order make another LLM: its hash must not depend on how many cores there are.
+        torch.set_num_threads(1)
         llm = tune(
             lambda: warm_seq2seq(default_model(), ENCODER_LAYERS, DECODER_LAYERS, warm_cross_attention=warm),
             bench.lessons,
@@ -63,6 +67,7 @@ def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int = 1_600, seed: i
             pool=POOL,
             progress=progress,
         )
+        torch.set_num_threads(threads)
         llm.save(directory)
         about = {"fingerprint": llm.fingerprint, "steps": steps, "seed": seed, "seconds": round(time.monotonic() - started)}
         (directory / "about.json").write_text(json.dumps(about))

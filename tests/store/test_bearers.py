@@ -10,6 +10,7 @@ from schemas.records import VersionRecord
 from store.bearers import bearer
 from store.home import Home
 from store.pseudonyms import Pseudonyms, is_name
+from store.tables import Tables
 
 Night = Callable[..., VersionRecord | None]
 
@@ -20,7 +21,7 @@ def row(user: str, **fields: Any) -> dict[str, Any]:
 
 def test_whose_a_pseudonym_is_at_a_version(home: Home, put: Any, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     # A batch of one row each.
-    monkeypatch.setattr("store.tables.Tables.scan.__kwdefaults__", {"filter": None, "batch_rows": 1})
+    monkeypatch.setitem(Tables.scan.__kwdefaults__, "batch_rows", 1)
     people = ["alice", 'bób\'s "friend"', "gone", "U" * 60]
     put(home, [row(user) for user in people])
     night(home)
