@@ -30,7 +30,7 @@ def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dic
 
 
 def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
-    """Quality against bytes per user, the length of the history and the age of the state; names of all there are.
+    """Quality against bytes per user and the length of the history; names of all plots that are in ``place``.
 
     Those by history need outcomes of every arm they show: where the cache lacks one, the plot that was made before stays.
     """
@@ -64,6 +64,11 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
         axes.set(xscale="log", xlabel="events in the history at the last night, plus one", ylabel="nll", title=f"{task}, {split} users")
         axes.legend(fontsize=7)
         _save(figure, place / f"{task}-{data}-{split}-history.svg")
+    return sorted(path.name for path in place.glob("*.svg"))
+
+
+def age_plots(rows: list[dict[str, Any]], place: Path) -> None:
+    """Quality against the age of the state."""
     for (task, data, split), by in ages(rows).items():
         figure, axes = plt.subplots(figsize=(5, 3.4))
         for arm, nights in by.items():
@@ -71,7 +76,6 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
         axes.set(xscale="symlog", xlabel="nights that the state is older than the last one", ylabel="nll", title=f"{task}, {split} users")
         axes.legend(fontsize=7)
         _save(figure, place / f"{task}-{data}-{split}-age.svg")
-    return sorted(path.name for path in place.glob("*.svg"))
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE
 from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
-from benchmarks.plots import AGED, ages, plots
+from benchmarks.plots import AGED, age_plots, ages, plots
 from benchmarks.tables import load
 from benchmarks.variants import RATES, SHAPES, TRAINED
 
@@ -73,7 +73,7 @@ def shape_table(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> l
                 where = f"| {arm} | {v['task']} ({v['data']}) | {v['split']} | {v['metric']} "
                 gain = f"| {clear}{sign * v['difference']:+.4f}{clear} | {low:+.4f} to {high:+.4f} "
                 lines.append(f"{where}{gain}| {stored[arm]:,.0f} | {v['seeds']} |")
-    return [*lines, ""] if len(lines) > 2 else ["Not run yet.", ""]
+    return [*lines, ""] if len(lines) > 2 else []
 
 
 def age_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -83,7 +83,7 @@ def age_table(rows: list[dict[str, Any]]) -> list[str]:
         for arm, found in by.items():
             told = ", ".join(f"{nights}: {found[nights]:.3f}" for nights in sorted(found))
             lines.append(f"| {task} ({data}) | {split} | {arm} | {told} |")
-    return [*lines, ""] if len(lines) > 2 else ["Not run yet: `--age`.", ""]
+    return [*lines, ""]
 
 
 def weak(rows: list[dict[str, Any]]) -> list[str]:
@@ -132,20 +132,57 @@ PAPERS = """The papers' own accounting (not measured here): OPPU 4,194,304 param
 32,768 (8 vectors of 4,096), beside a shared part of about 205 million and a bank of 8 KB an item; PER-PCS about 0.45 MB per user."""
 
 
+def figures(place: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of ``quality.json``, and those of ``verdicts.json`` on states of the last night."""
+    rows, verdicts = (json.loads((place / name).read_text()) for name in ("quality.json", "verdicts.json"))
+    return rows, [v for v in verdicts if AGED not in v["split"]]
+
+
+def shape_and_age(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], level: str = "##") -> list[str]:
+    """What one thing changed about tide makes, and what older states do; what there is of it."""
+    lines, fresh = list[str](), [r for r in rows if AGED not in r["split"]]
+    if shapes := shape_table(fresh, verdicts):
+        lines += [f"{level} tide's shape", "", "One thing changed at a time: `--arm` by these names.", "", *shapes]
+    if ages(rows):
+        lines += [f"{level} Age of the state", "", *age_table(rows)]
+    return lines
+
+
+def again(name: str, rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[str]:
+    """Results that stand apart since they are against another LLM."""
+    made = sorted({f"{r['task']} ({r['data']}) `{r['llm'][:16]}`, {r['device']}" for r in rows})
+    seeds = sorted({r["seeds"] for r in rows})
+    return [
+        f"## Against another LLM: `{name}`",
+        "",
+        f"Made by the same command from the same lessons, on another day: {'; '.join(made)}. Seeds a cell: {', '.join(map(str, seeds))}."
+        " Its figures cannot stand beside those above; its differences can.",
+        "",
+        *quality_table([r for r in rows if AGED not in r["split"]]),
+        "### Verdicts against it",
+        "",
+        *verdict_table(verdicts),
+        *shape_and_age(rows, verdicts, "###"),
+    ]
+
+
 def run(
     results: Annotated[Path, typer.Option(help="Directory of quality.json and verdicts.json.")] = ROOT / "benchmarks" / "results",
     cache: Annotated[Path, typer.Option(help="Kept outcomes, for the plots.")] = CACHE,
     docs: Annotated[Path, typer.Option(help="Where the page goes.")] = ROOT / "docs",
 ) -> None:
     """Write the page."""
-    rows = json.loads((results / "quality.json").read_text())
-    verdicts = [v for v in json.loads((results / "verdicts.json").read_text()) if AGED not in v["split"]]
+    rows, verdicts = figures(results)
+    more = {path.parent.name: figures(path.parent) for path in sorted(results.glob("*/quality.json"))}
+    everything = [*rows, *(row for found, _ in more.values() for row in found)]
     devices = sorted({r["device"] for r in rows})
     models = sorted({(r["task"], r["data"], r["llm"][:16]) for r in rows})
     tasks = {(r["task"], r["data"]) for r in rows}
-    arms = {r["arm"] for r in rows}
-    run_on = {t: {r["arm"] for r in rows if (r["task"], r["data"]) == (t.name, t.data)} for t in TASKS if (t.name, t.data) in tasks}
+    arms = {r["arm"] for r in everything}
+    run_on = {t: {r["arm"] for r in everything if (r["task"], r["data"]) == (t.name, t.data)} for t in TASKS if (t.name, t.data) in tasks}
     absent = [t.name + " (" + t.data + ")" for t in TASKS if (t.name, t.data) not in tasks]
+    for found in (rows, *(found for found, _ in more.values())):
+        age_plots(found, docs / "quality")
     fresh = [r for r in rows if AGED not in r["split"]]
     seeds = sorted({r["seeds"] for r in fresh})
     trained = [r.about["budget"] for by in load(cache / "outcomes").values() for r in by.values() if "budget" in r.about]
@@ -190,7 +227,7 @@ def run(
                     if arm in arms - there and (task.kind == "label" or arm not in REFERENCE)
                 ),
                 *(f"{a} of tide's shape" for a in SHAPES if a not in arms),
-                *([] if ages(rows) else ["quality by age of the state"]),
+                *([] if ages(everything) else ["quality by age of the state"]),
                 "histories up to the second before",
             ]
         )
@@ -208,17 +245,11 @@ def run(
         "Paired on the same examples; positive is the arm's gain (loss and errors are turned round). Bold: the interval excludes zero.",
         "",
         *verdict_table(verdicts),
-        "## tide's shape",
-        "",
-        "One thing changed at a time: `--arm` by these names.",
-        "",
-        *shape_table(fresh, verdicts),
-        "## Age of the state",
-        "",
-        *age_table(rows),
+        *shape_and_age(rows, verdicts),
+        *(line for name, found in more.items() for line in again(name, *found)),
         "## Costs",
         "",
-        *cost_table(rows),
+        *cost_table(everything),
         PAPERS,
         "",
         "## Plots",
