@@ -157,7 +157,7 @@ def again(name: str, rows: list[dict[str, Any]], verdicts: list[dict[str, Any]])
     return [
         f"## Against another LLM: `{name}`",
         "",
-        f"Made by the same command from the same lessons, tuned anew on one thread: {'; '.join(made)}."
+        f"Made by the same command from the same lessons: {'; '.join(made)}."
         f" Seeds a cell: {', '.join(map(str, seeds))}."
         " Its figures cannot stand beside those above; its differences can.",
         "",
@@ -203,7 +203,8 @@ def run(
         f" tuned per task on users and times outside the test, half of the batches behind `P₀` (L = {LENGTH}), then frozen; those of tasks"
         " without labels start their cross-attention from the self-attention, or they do not learn to copy digits: "
         + "; ".join(f"{task} ({data}) `{name}`" for task, data, name in models)
-        + ". They were tuned before tuning was held to one thread: made again, they get other hashes, and so other figures.",
+        + "."
+        + (" Made again they get other hashes, and so other figures: below, from the same lessons." if more else ""),
         *(f"- Every trained arm got the same budget: `{b}`." for b in budgets),
         f"- A learning rate for each method: {', '.join(f'{name} {rate:g}' for name, rate in RATES.items())}, of 1e-3 and 3e-3 the better"
         " on 512 examples held out of training, news-category, seed 0 (`--rate`; loss .693 and .732 for tapper, .837 and .723 for pplug),"

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from planted import examples_of
 
 from encoders.adapter import QueryAdapter
 from encoders.checkpoint import load_aggregator, load_head, pack_aggregator, pack_head
@@ -143,7 +144,7 @@ def test_exported_graphs_ask_for_a_task_where_there_are_tasks(name: str, static:
 @pytest.fixture(scope="module")
 def two_tasks() -> Examples:
     """Twelve users who are asked the same texts twice a day: one task wants one of two words, by the user, the other one of two others."""
-    users, days, words = 12, 12, np.array(["fix race", "bread", "slow film", "town"])
+    users, days = 12, 12
     rng = np.random.default_rng(0)
     user, day = np.repeat(np.arange(users), 2 * days), np.tile(np.repeat(np.arange(days), 2), users)
     task = np.tile([0, 1], users * days)
@@ -152,26 +153,8 @@ def two_tasks() -> Examples:
     user, day, task, ts = user[order], day[order], task[order], ts[order]
     text, answer = rng.integers(0, 4, len(user)), 2 * task + user % 2
     asked = np.flatnonzero(day > 0)
-    return Examples(
-        vectors=rng.standard_normal((8, DIM)).astype(np.float16),
-        known=ts,
-        ts=ts,
-        key=np.arange(len(user)),
-        text=text,
-        target=4 + answer,
-        value=np.full(len(user), np.nan, np.float32),
-        tasks=TASKS,
-        event_task=task,
-        first=user[asked] * 2 * days,
-        last=(user[asked] + 1) * 2 * days,
-        user=user[asked],
-        now=ts[asked],
-        query=text[asked],
-        answer=4 + answer[asked],
-        task=task[asked],
-        prompts=[f"{words[i]} =>" for i in text[asked]],
-        targets=[("politics", "music", "bread", "street")[i] for i in answer[asked]],
-    )
+    vectors = rng.standard_normal((8, DIM)).astype(np.float16)
+    return examples_of(vectors, user, ts, text, answer, asked, ("politics", "music", "bread", "street"), TASKS, task)
 
 
 @pytest.fixture(scope="module")

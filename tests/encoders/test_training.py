@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted import examples_of
 
 from encoders import relabelling, training
 from encoders.adapter import QueryAdapter
@@ -36,27 +37,7 @@ def planted() -> Examples:
     vectors = rng.standard_normal((6, 16)).astype(np.float16)
     text, answer = rng.integers(0, 4, len(user)), user % 2
     asked = np.flatnonzero(np.tile(np.arange(days), users) > 0)
-    words = np.array(["fix race", "bread", "slow film", "town"])
-    return Examples(
-        vectors=vectors,
-        known=ts,
-        ts=ts,
-        key=np.arange(len(user)),
-        text=text,
-        target=4 + answer,
-        value=np.full(len(user), np.nan, np.float32),
-        tasks=(),
-        event_task=np.full(len(user), -1),
-        first=user[asked] * days,
-        last=user[asked] * days + days,
-        user=user[asked],
-        now=ts[asked],
-        query=text[asked],
-        answer=4 + answer[asked],
-        task=np.full(len(asked), -1),
-        prompts=[f"{words[i]} =>" for i in text[asked]],
-        targets=["politics" if a else "music" for a in answer[asked]],
-    )
+    return examples_of(vectors, user, ts, text, answer, asked, ("music", "politics"))
 
 
 @pytest.fixture(scope="module")
