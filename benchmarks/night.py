@@ -10,6 +10,12 @@ operator does once a week (``maintain``, not part of either).
 of its own, whose imports are not in its ``seconds``.
 """
 
+# ruff: noqa: E402
+from pipelines.memory import collect_seldom
+
+# As the command line does, before anything large is imported.
+collect_seldom()
+
 import json
 import os
 import shutil

@@ -32,6 +32,7 @@ from flows.commands import (
 from flows.completion import ASKED, answer
 from flows.console import EXIT_CODES, stderr
 from flows.finding import EVERYTHING
+from pipelines.memory import collect_seldom
 from schemas.errors import ConfigError, TapstateError
 
 app = typer.Typer(
@@ -94,6 +95,7 @@ app.command("deploy")(deploy.deploy)
 
 def main() -> None:
     """Run the command line; errors of ours become one message, which begins with their name in docs/runbook.md, and their exit code."""
+    collect_seldom()
     if os.environ.get(ASKED, "").startswith("complete_"):
         answer(app)
     try:

@@ -1,4 +1,4 @@
-"""What one shard frees, the next one uses."""
+"""What one shard frees, the next one uses; what imports made is not collected at the end."""
 
 import ctypes
 import subprocess
@@ -24,3 +24,27 @@ def test_pages_of_a_freed_array_serve_the_next(spawn: Callable[..., subprocess.P
     pages = (64 << 20) // 4096
     assert given_back > 10 * pages
     assert kept < 3 * pages
+
+
+#: Whether an object in a cycle with itself is still looked for when the process ends, after everything that ``atexit`` holds.
+CYCLE = """
+import sys
+from pipelines.memory import collect_seldom
+if sys.argv[1] == "seldom":
+    collect_seldom()
+class Node:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        print("collected")
+for _ in range(3_000):
+    Node()
+print("end", flush=True)
+"""
+
+
+def test_cycles_are_looked_for_seldom_and_not_at_the_end(spawn: Callable[..., subprocess.Popen[str]]) -> None:
+    before, after = (spawn("-c", CYCLE, how).communicate()[0].split("end") for how in ("often", "seldom"))
+    assert before[0].count("collected") > 2_000
+    assert before[1].count("collected") > 0
+    assert after[0].count("collected") == after[1].count("collected") == 0
