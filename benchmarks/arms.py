@@ -91,24 +91,24 @@ def judge(bench: Bench, llm: FrozenLLM, rows: Ints, prefixes: Prefixes, prompts:
 
 def stops_of(examples: Examples, rows: Ints, lag: int = 0) -> Ints:
     """Where the history of each example ends, as the last night before it knew it, or one ``lag`` nights earlier."""
-    stops: Ints = examples.stops(rows, (examples.now[rows] // DAY - lag) * DAY)
-    return stops
+    return examples.stops(rows, examples.cut(rows, lag))
 
 
-def refuse_leaks(examples: Examples, rows: Ints, own: Ints) -> None:
+def refuse_leaks(examples: Examples, rows: Ints, own: Ints, *, live: bool = False) -> None:
     """Look at histories as an arm would get them, from outside.
 
     Args:
         own: the event that each example asks about.
+        live: whether histories may hold what was known the second before, not the night before.
 
     Raises:
-        LeakError: a history holds something not known before its night, or the very event that is asked.
+        LeakError: a history holds something not known before it was cut, or the very event that is asked.
     """
     known = dict(zip(examples.key.tolist(), examples.known.tolist(), strict=True))
     for row in rows:
         keys = examples.histories(np.array([row]), size=HISTORY).key.tolist()
-        night = int(examples.now[row]) // DAY * DAY
-        late = [key for key in keys if known[key] >= night]
+        cut = int(examples.now[row]) if live else int(examples.now[row]) // DAY * DAY
+        late = [key for key in keys if known[key] >= cut]
         if late or int(examples.key[own[row]]) in keys:
             raise LeakError(
                 f"the history of example {row} holds {len(late) or 'its own event,'} {'events of its own day or later' if late else ''}",

@@ -359,6 +359,14 @@ def of_strangers(examples: Examples, seed: int) -> Examples:
     return replace(examples, first=examples.first[other], last=examples.last[other])
 
 
+class Live(Examples):
+    """Examples whose histories hold all that was known the second before the query, which no nightly store has."""
+
+    def cut(self, rows: Ints, lag_nights: Ints | int = 0, now: Ints | None = None) -> Ints:
+        """The query's own second; such histories have no age."""
+        return self.now[rows] if now is None else now
+
+
 class ShuffledDates(Examples):
     """Examples whose histories keep their events and lose their order: times are permuted within each history."""
 

@@ -7,13 +7,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from benchmarks.tables import load
+from benchmarks.tables import AGED, load
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-#: Between a split's name and the nights that its states are older.
-AGED = "+"
 #: The arms of the plots by history.
 SHOWN = ("default", "tide", "tapper", "pplug")
 
@@ -23,7 +21,7 @@ def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dic
     found: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for r in rows:
         split, _, nights = r["split"].partition(AGED)
-        if r["metric"] == "nll":
+        if r["metric"] == "nll" and nights != "live":
             found[r["task"], r["data"], split][r["arm"]][int(nights or 0)] = r["mean"]
     some = {key: {arm: by for arm, by in arms.items() if len(by) > 1} for key, arms in sorted(found.items())}
     return {key: arms for key, arms in some.items() if arms}

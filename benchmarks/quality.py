@@ -23,11 +23,11 @@ import typer
 from benchmarks import arms
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE, Outcome
 from benchmarks.costs import costs
-from benchmarks.datasets import LAMP, TASKS, Bench, build, describe
+from benchmarks.datasets import LAMP, TASKS, Bench, Live, build, describe
 from benchmarks.frozen import CACHE, config_for, frozen_llm
 from benchmarks.oppu import personal
-from benchmarks.tables import write_tables
-from benchmarks.variants import RATES, SHAPES, TRAINED, Budget, method_of
+from benchmarks.tables import AGED, write_tables
+from benchmarks.variants import LIVE, RATES, SHAPES, TRAINED, Budget, method_of
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
@@ -47,11 +47,14 @@ def device() -> str:
 
 
 def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str, ...], budget: Budget, most: int) -> dict[str, Any]:
-    """Outcomes of one arm by split, and what it costs."""
+    """Outcomes of one arm by split, and what it costs; trained on histories of the last night, whatever it is judged on."""
+    nightly, lag = bench, max(0, budget.lag)
+    if budget.lag == LIVE:
+        bench = replace(bench, examples=Live(**vars(bench.examples)))
     rows = {split: bench.rows(seed, cast(Any, split), most) for split in splits}
     every = np.concatenate(list(rows.values()))
     sample = np.random.default_rng(seed).choice(every, min(50, len(every)), replace=False)
-    arms.refuse_leaks(bench.examples, sample, bench.event)
+    arms.refuse_leaks(bench.examples, sample, bench.event, live=budget.lag == LIVE)
     found: dict[str, Any] = {"costs": {}}
     if arm == "llm-times-prior":
         found.update({split: arms.times_prior(bench, llm, chosen) for split, chosen in rows.items()})
@@ -67,8 +70,8 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
         for split, chosen in rows.items():
             found[split], found["costs"] = personal(bench, llm, chosen, seed)
     else:
-        trained = _learned(bench, llm, arm.removesuffix("-int8"), seed, replace(budget, lag=0))
-        prefixes = arms.served(bench, trained, arm, seed, budget.lag, every)
+        trained = _learned(nightly, llm, arm.removesuffix("-int8"), seed, replace(budget, lag=0))
+        prefixes = arms.served(bench, trained, arm, seed, lag, every)
         found.update({split: arms.judge(bench, llm, chosen, prefixes) for split, chosen in rows.items()})
         found["costs"] = costs(bench, trained, arm, every)
         found["held_out"] = trained.metrics["loss"]["right"]
@@ -102,6 +105,9 @@ def run(
     age: Annotated[
         list[int] | None, typer.Option(help="Judge states so many nights old; again for more; rows have a split of their own, known+7.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Judge on histories up to the second before as well; rows have a split of their own, known+live.")
+    ] = False,
     examples: Annotated[int, typer.Option(help="Test examples of a split, at most.")] = 1_000,
     tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 1_600,
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
@@ -122,8 +128,8 @@ def run(
         print(describe(bench), file=sys.stderr, flush=True)
         llm = frozen_llm(bench, cache, steps=tuning_steps)
         for number in seed if seed is not None else [0, 1, 2]:
-            for name, lag in itertools.product(arm or ARMS, age or [0]):
-                if (name in REFERENCE and one.kind != "label") or (lag and name not in TRAINED):
+            for name, lag in itertools.product(arm or ARMS, [*(age or [0]), *([LIVE] if live else [])]):
+                if (name in REFERENCE and one.kind != "label") or (lag > 0 and name not in TRAINED):
                     continue
                 splits = SPLITS if split == "both" else (split,)
                 _one(bench, llm, name, number, splits, replace(budget, lag=lag), examples, cache)
@@ -137,6 +143,8 @@ def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, 
     if name in TRAINED:
         budget = replace(budget, learning_rate=budget.learning_rate or RATES[method_of(name)])
         made["budget"] = asdict(budget)
+    elif budget.lag:
+        made["lag"] = budget.lag
     key = hashlib.sha256(json.dumps({**made, "device": ""}, sort_keys=True).encode()).hexdigest()[:12]
     directory = cache / "outcomes" / f"{bench.task.name}@{bench.task.data}"
     missing = tuple(s for s in splits if not (directory / f"{name}-{seed}-{s}-{key}.json").is_file())
@@ -146,7 +154,7 @@ def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, 
     found = run_arm(bench, llm, name, seed, missing, budget, most)
     for one in missing:
         about = {**made, "task": bench.task.name, "data": bench.task.data, "kind": bench.task.kind, "arm": name}
-        about["split"] = f"{one}+{budget.lag}" if budget.lag else one
+        about["split"] = f"{one}{AGED}{'live' if budget.lag == LIVE else budget.lag}" if budget.lag else one
         told = {"held_out": found["held_out"]} if "held_out" in found else {}
         keep(directory, f"{name}-{seed}-{one}-{key}", found[one], {**about, **told, "labels": len(bench.labels), "costs": found["costs"]})
         means = {c: round(float(np.nanmean(x)), 4) for c, x in found[one].columns.items() if c not in ("found", "gold")}

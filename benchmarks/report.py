@@ -10,8 +10,8 @@ import typer
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE
 from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
-from benchmarks.plots import AGED, age_plots, ages, plots
-from benchmarks.tables import load
+from benchmarks.plots import age_plots, ages, plots
+from benchmarks.tables import AGED, load
 from benchmarks.variants import RATES, SHAPES, TRAINED
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +86,20 @@ def age_table(rows: list[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def live_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Histories up to the second before beside those of the last night; nothing where none were judged."""
+    known = {(r["task"], r["data"], r["split"], r["arm"], r["metric"]): r for r in rows}
+    lines = ["| task | users | arm | metric | the last night | the second before | seeds |", "|---|---|---|---|---|---|---|"]
+    for arm in ARMS:
+        for (task, data, split, mine, metric), r in sorted(known.items()):
+            split, _, cut = split.partition(AGED)
+            night = known.get((task, data, split, mine, metric))
+            if mine == arm and cut == "live" and night and metric in ("accuracy", "mae", "rougeL", "nll"):
+                seeds = f"{night['seeds']}, {r['seeds']}" if night["seeds"] != r["seeds"] else f"{r['seeds']}"
+                lines.append(f"| {task} ({data}) | {split} | {arm} | {metric} | {night['mean']:.3f} | {r['mean']:.3f} | {seeds} |")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
 def weak(rows: list[dict[str, Any]]) -> list[str]:
     """Cells where the LLM is too weak to judge arms by: guessing from own labels beats it, items in its prompt harm it, or no prefix
     moves it."""
@@ -141,12 +155,15 @@ def figures(place: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def shape_and_age(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], level: str = "##") -> list[str]:
-    """What one thing changed about tide makes, and what older states do; what there is of it."""
+    """What one thing changed about tide makes, and what older states or later histories do; what there is of it."""
     lines, fresh = list[str](), [r for r in rows if AGED not in r["split"]]
     if shapes := shape_table(fresh, verdicts):
         lines += [f"{level} tide's shape", "", "One thing changed at a time: `--arm` by these names.", "", *shapes]
     if ages(rows):
         lines += [f"{level} Age of the state", "", *age_table(rows)]
+    if live := live_table(rows):
+        told = "No nightly store has them, and they flatter every method; trained on histories of the last night all the same (`--live`)."
+        lines += [f"{level} Histories up to the second before", "", told, "", *live]
     return lines
 
 
@@ -232,7 +249,7 @@ def run(
                 ),
                 *(f"{a} of tide's shape" for a in SHAPES if a not in arms),
                 *([] if ages(everything) else ["quality by age of the state"]),
-                "histories up to the second before",
+                *([] if live_table(everything) else ["histories up to the second before"]),
             ]
         )
         + ".",

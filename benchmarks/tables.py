@@ -34,6 +34,8 @@ PAIRS = (
     *((shape, "tide") for shape in SHAPES),
     ("default", "none"),
 )
+#: Between a split's name and the nights that its states are older, or ``live``.
+AGED = "+"
 LOWER_IS_BETTER = {"nll", "mae", "rmse"}
 
 

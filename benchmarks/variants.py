@@ -18,6 +18,8 @@ from schemas.states import StateBatch
 
 #: Items of a history that an arm may read when judged: what the banks keep. tide's slots alone would take more.
 HISTORY = 512
+#: As a ``Budget.lag``: histories up to the second before the query, no night between.
+LIVE = -1
 #: Learning rate of each method, chosen on examples held out of training, news-category, seed 0; the page has the figures.
 RATES = {"tide": 3e-3, "tapper": 1e-3, "pplug": 3e-3}
 #: What the configuration of a changed tide says otherwise; the calendar is no option of it.
@@ -50,7 +52,10 @@ TRAINED = (
 
 @dataclass(frozen=True)
 class Budget:
-    """What every trained arm gets: the same steps, batch and items, its method's rate; ``lag`` ages the judged states by so many nights."""
+    """What every trained arm gets: the same steps, batch and items, its method's rate.
+
+    ``lag`` ages the judged states by so many nights, or is ``LIVE``.
+    """
 
     steps: int = 600
     batch_size: int = 32

@@ -73,7 +73,7 @@ class Examples:
         Raises:
             LeakError: an event that was not known by the cut would be in a history.
         """
-        cut = (self.now[rows] if now is None else now) // DAY * DAY - DAY * np.asarray(lag_nights)
+        cut = self.cut(rows, lag_nights, now)
         first, stop = self.first[rows], self.stops(rows, cut)
         if keep is not None:
             stop = np.where(keep, stop, first)
@@ -93,8 +93,13 @@ class Examples:
         """Every event that is in the history of one of the examples ``rows``."""
         edges = np.zeros(len(self.ts) + 1, np.int64)
         np.add.at(edges, self.first[rows], 1)
-        np.add.at(edges, self.stops(rows, self.now[rows] // DAY * DAY), -1)
+        np.add.at(edges, self.stops(rows, self.cut(rows)), -1)
         return np.flatnonzero(np.cumsum(edges[:-1]) > 0)
+
+    def cut(self, rows: Ints, lag_nights: Ints | int = 0, now: Ints | None = None) -> Ints:
+        """The second from which an example's history holds nothing: 00:00 UTC of its query's day, or so many nights earlier."""
+        cut: Ints = (self.now[rows] if now is None else now) // DAY * DAY - DAY * np.asarray(lag_nights)
+        return cut
 
     def stops(self, rows: Ints, cut: Ints) -> Ints:
         """Where each example's history ends: the first of its user's events not known before ``cut``."""

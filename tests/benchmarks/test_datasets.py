@@ -11,8 +11,8 @@ import torch
 from authors import DAYS, USERS, articles
 
 from benchmarks import datasets
-from benchmarks.arms import prompted, references, refuse_leaks, times_prior
-from benchmarks.datasets import LAMP, TASKS, Bench, ShuffledDates, build, of_strangers, without_histories
+from benchmarks.arms import prompted, references, refuse_leaks, stops_of, times_prior
+from benchmarks.datasets import LAMP, TASKS, Bench, Live, ShuffledDates, build, of_strangers, without_histories
 from benchmarks.variants import HISTORY
 from encoders.examples import DAY
 from encoders.llm import FrozenLLM
@@ -103,6 +103,24 @@ def test_a_planted_leak_is_caught(bench: Bench, leak: str) -> None:
 
     with pytest.raises(LeakError, match="the history of example"):
         refuse_leaks(Trusting(**vars(examples)), row, bench.event)
+
+
+def test_live_histories_end_at_the_very_second(bench: Bench) -> None:
+    """Four events a day, where a night's histories and the second's differ."""
+    nightly, rows = bench.examples, np.arange(0, len(bench.examples), 17)
+    start = int(nightly.ts.min())
+    dense = {name: start + (getattr(nightly, name) - start) // 4 for name in ("ts", "known", "now")}
+    nightly = replace(nightly, **dense)
+    live = Live(**vars(nightly))
+    refuse_leaks(nightly, rows, bench.event)
+    refuse_leaks(live, rows, bench.event, live=True)
+    with pytest.raises(LeakError):
+        refuse_leaks(live, rows, bench.event)
+    for row in rows:
+        asked = np.array([row])
+        assert stops_of(live, asked) == bench.event[row], "all before the event that is asked"
+        more = len(live.histories(asked, size=HISTORY)) - len(nightly.histories(asked, size=HISTORY))
+        assert more == dense["now"][row] % DAY // (DAY // 4)
 
 
 def test_references_and_prompts_see_only_the_past(bench: Bench) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from benchmarks.plots import ages
-from benchmarks.report import again, age_table, shape_and_age, shape_table, weak
+from benchmarks.report import again, age_table, live_table, shape_and_age, shape_table, weak
 
 
 def rows(metric: str, **means: float) -> list[dict[str, Any]]:
-    about = {"task": "rating", "data": "movielens", "split": "known", "metric": metric}
+    about = {"task": "rating", "data": "movielens", "split": "known", "metric": metric, "seeds": 1}
     return [{**about, "arm": arm.replace("_", "-"), "mean": mean} for arm, mean in means.items()]
 
 
@@ -37,6 +37,10 @@ def test_ages_stand_beside_the_last_night_of_the_same_users() -> None:
     assert ages(fresh + aged) == {("rating", "movielens", "known"): {"tide": {0: 0.6, 7: 0.65}}}
     assert "| rating (movielens) | known | tide | 0: 0.600, 7: 0.650 |" in age_table(fresh + aged)
     assert ages(fresh) == {}
+    live = [{**row, "split": "known+live"} for row in rows("nll", tide=0.5)]
+    assert ages(fresh + live) == {}
+    assert "| rating (movielens) | known | tide | nll | 0.600 | 0.500 | 1 |" in live_table(fresh + live)
+    assert live_table(fresh + aged) == live_table(live) == []
 
 
 def test_a_shape_is_told_by_what_it_gains_over_tide_whichever_stands_first() -> None:
