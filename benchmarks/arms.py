@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import retrieval
-from benchmarks.datasets import Bench
+from benchmarks.bench import Bench
 from benchmarks.metrics import label_index, rouge, score_errors
 from benchmarks.variants import HISTORY, SHAPES, TRAINED, Budget, ablated, arm_config, variant
 from encoders.examples import DAY, Examples, Ints

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.arms import bundled, states_of, stops_of, with_texts
-from benchmarks.datasets import Bench
+from benchmarks.bench import Bench
 from benchmarks.variants import HISTORY, variant
 from encoders.examples import Ints
 from encoders.personalizer import EventBatch

@@ -12,7 +12,8 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.datasets import TASKS, Bench, build, describe
+from benchmarks.bench import Bench, build, describe
+from benchmarks.tasks import TASKS
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder, default_model
 from encoders.tuning import tune, warm_seq2seq

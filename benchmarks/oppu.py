@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from benchmarks.arms import ROW_HISTORY, Outcome, judge, stops_of
-from benchmarks.datasets import QUERY_CHARACTERS, Bench
+from benchmarks.bench import QUERY_CHARACTERS, Bench
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.prompts import render

@@ -22,11 +22,13 @@ import typer
 
 from benchmarks import arms
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE, Outcome
+from benchmarks.bench import Bench, build, describe
+from benchmarks.controls import Live
 from benchmarks.costs import costs
-from benchmarks.datasets import LAMP, TASKS, Bench, Live, build, describe
 from benchmarks.frozen import CACHE, config_for, frozen_llm
 from benchmarks.oppu import personal
 from benchmarks.tables import AGED, write_tables
+from benchmarks.tasks import LAMP, TASKS
 from benchmarks.variants import LIVE, RATES, SHAPES, TRAINED, Budget, method_of
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM

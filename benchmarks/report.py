@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE
-from benchmarks.datasets import LAMP, TASKS
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.plots import age_plots, ages, plots
 from benchmarks.tables import AGED, load
+from benchmarks.tasks import LAMP, TASKS
 from benchmarks.variants import RATES, SHAPES, TRAINED
 
 ROOT = Path(__file__).parents[1]

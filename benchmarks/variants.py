@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.datasets import ShuffledDates, of_strangers, without_histories
+from benchmarks.controls import ShuffledDates, of_strangers, without_histories
 from encoders.examples import Examples
 from encoders.personalizer import EventBatch
 from encoders.tide import Tide

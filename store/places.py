@@ -1,6 +1,7 @@
 """Where rows of a table lie, told from its narrowest columns before wide ones are read."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import lance
 import numpy as np
@@ -13,6 +14,24 @@ from store.frames import to_polars
 
 #: Rows of one batch of a pass over keys.
 PASS_ROWS = 262_144
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A choice of rows by a few of their columns.
+
+    Attributes:
+        columns: those that it looks at.
+        choose: which rows, and in which order, of a table that has them.
+    """
+
+    columns: Sequence[str]
+    choose: Callable[[pa.Table], npt.NDArray[np.int64]]
+
+    def of(self, table: pa.Table) -> pa.Table:
+        """The chosen rows; the table itself where that is all of them as they are, since wide rows are slow to copy."""
+        rows = self.choose(table)
+        return table if len(rows) == table.num_rows and (np.diff(rows) == 1).all() else table.take(pa.array(rows))
 
 
 def fragments(dataset: lance.LanceDataset, within: Expression) -> list[lance.LanceFragment]:

@@ -15,7 +15,7 @@ from pyarrow.compute import Expression
 from schemas.keys import user_key
 from schemas.states import STATE_KEYS, StateSpec
 from store.home import Home
-from store.tables import Pick
+from store.places import Pick
 
 #: With an index that lacks some rows, as it does after every night, Lance reads those rows whole before it filters them: 3 s for one
 #: user of a million, where a pass over the keys takes 0.1 s.

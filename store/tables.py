@@ -5,9 +5,7 @@ LanceDB is the catalogue and what readers open; pylance writes, since it alone t
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 from operator import and_
@@ -20,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.compute import Expression
 
-from schemas.errors import ConflictError, CorruptError, HomeError, TapstateError
+from schemas.errors import ConflictError, HomeError, TapstateError
 from store.columns import there, whole
 from store.conflicts import missing, replaced, rival
+from store.failures import LANCE_ERRORS, damage, failure, short
 from store.objects import Objects
-from store.places import fragments, places
+from store.places import Pick, fragments, places
 
 if TYPE_CHECKING:
     import lancedb
@@ -35,44 +34,10 @@ BATCH_ROWS = 16_384
 FEW = 1_000
 #: Times that a version of a table is taken hold of while others replace it.
 ATTEMPTS = 6
-#: What Lance raises.
-LANCE_ERRORS = (OSError, ValueError, RuntimeError, pa.ArrowException)
-#: What Lance's messages say when a disk is full, when something is forbidden, and when a store does not answer.
-FULL = ("No space left", "os error 28", "os error 122", "os error 27", "File too large", "quota")
-DENIED = ("Permission denied", "Read-only file system", "os error 13", "os error 30", "os error 1)", "AccessDenied", "Forbidden")
-UNREACHED = (
-    "timed out",
-    "timeout",
-    "onnect",
-    "sending request",
-    "dns error",
-    "Server Error",
-    "SlowDown",
-    "HTTP error",
-    "Too many open files",
-)
 
 
 def _unguarded() -> None:
     """Whoever writes holds no lease."""
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A choice of rows by a few of their columns.
-
-    Attributes:
-        columns: those that it looks at.
-        choose: which rows, and in which order, of a table that has them.
-    """
-
-    columns: Sequence[str]
-    choose: Callable[[pa.Table], npt.NDArray[np.int64]]
-
-    def of(self, table: pa.Table) -> pa.Table:
-        """The chosen rows; the table itself where that is all of them as they are, since wide rows are slow to copy."""
-        rows = self.choose(table)
-        return table if len(rows) == table.num_rows and (np.diff(rows) == 1).all() else table.take(pa.array(rows))
 
 
 class Tables:
@@ -122,9 +87,9 @@ class Tables:
                 # Lance says "not found" of other things too; a table that is not there is one without manifests and without rows.
                 if "was not found" in text and "_versions" in text:
                     if any(path.endswith((".lance", ".manifest")) for path in self.files(name)):
-                        raise self._corrupt(name, "its rows are there, its manifest is not") from error
+                        raise damage(self.uri, name, "its rows are there, its manifest is not") from error
                     return None
-                raise self.failed("open", name, error) from error
+                raise failure(self.uri, "open", name, error) from error
             return dataset
         raise AssertionError
 
@@ -141,7 +106,7 @@ class Tables:
             self.database.create_table(name, schema=schema, exist_ok=True, storage_options=_files(schema))
         except Exception as error:
             if self.open(name) is None:
-                raise self.failed("create", name, error) from error
+                raise failure(self.uri, "create", name, error) from error
         found = self.open(name)
         assert found is not None
         return found
@@ -156,7 +121,7 @@ class Tables:
                 found.add_columns(pa.schema(lacking))
             except LANCE_ERRORS as error:
                 if not left or not rival(error):
-                    raise self.failed("add columns to", name, error) from error
+                    raise failure(self.uri, "add columns to", name, error) from error
             newest = self.open(name)
             assert newest is not None
             found = newest
@@ -219,7 +184,7 @@ class Tables:
         gone = [file.path for fragment in loaded for file in fragment.files if f"data/{file.path}" not in files]
         now = self.open(name)
         if gone and (now is None or now.version == since):
-            raise self._corrupt(name, f"{len(gone)} staged files are gone", mend="tapstate maintain --yes, then run it again")
+            raise damage(self.uri, name, f"{len(gone)} staged files are gone", mend="tapstate maintain --yes, then run it again")
         self.guard()
         try:
             lance.LanceDataset.commit(f"{self.uri}/{name}.lance", lance.LanceOperation.Append(loaded), read_version=since)
@@ -243,7 +208,7 @@ class Tables:
         """Why a write that was begun at version ``since`` failed: a fence between, or the disk."""
         if rival(error) or (missing(error) and (now := self.open(name)) is not None and now.version > since):
             return ConflictError(f"{name} was purged while it was written to", where=self.uri, mend="run the command again")
-        return self.failed(verb, name, error)
+        return failure(self.uri, verb, name, error)
 
     def scan(
         self,
@@ -280,7 +245,7 @@ class Tables:
                 newer = self._newer(name, dataset, error)
                 if not first:
                     raise HomeError(
-                        f"table {name} was compacted and cleaned while it was read: {_short(error)}",
+                        f"table {name} was compacted and cleaned while it was read: {short(error)}",
                         where=self.uri,
                         mend="run it again; a larger maintain.grace_minutes in config.toml gives slow readers more time",
                     ) from error
@@ -308,7 +273,7 @@ class Tables:
         schema: pa.Schema,
         columns: Sequence[str],
         among: Mapping[str, npt.NDArray[np.int64]],
-        pick: "Pick | None" = None,
+        pick: Pick | None = None,
         **options: Any,
     ) -> pa.Table:
         """The rows whose int64 columns are among the given values, all of them; an empty table if the table is not there.
@@ -344,42 +309,13 @@ class Tables:
         """The newest state, if ``error`` came of maintenance having replaced the files of the one that was read."""
         newer = self.open(name)
         if newer is None or newer.version == dataset.version:
-            raise self.failed("read", name, error) from error
+            raise failure(self.uri, "read", name, error) from error
         return newer
 
     def files(self, name: str) -> dict[str, tuple[int, datetime]]:
         """Every file of a table, named by a version of it or not: bytes and time of last change by path below the table."""
         folder = f"lance/{name}.lance"
         return {path.removeprefix(f"{folder}/"): about for path, about in self.objects.files(folder).items()}
-
-    def failed(self, verb: str, name: str, error: BaseException) -> TapstateError:
-        """What Lance's message means to whoever reads it."""
-        text = str(error)
-        if any(sign in text for sign in FULL):
-            return HomeError(
-                f"cannot {verb} table {name}: no space left ({_short(error)})",
-                where=self.uri,
-                mend="free space (tapstate maintain shows what it would free), then run it again",
-            )
-        if any(sign in text for sign in DENIED):
-            return HomeError(
-                f"cannot {verb} table {name}: not allowed ({_short(error)})", where=self.uri, mend="check permissions, then run it again"
-            )
-        if verb in ("open", "read") and not any(sign in text for sign in UNREACHED):
-            return self._corrupt(name, _short(error))
-        return HomeError(
-            f"cannot {verb} table {name}: {_short(error)}",
-            where=self.uri,
-            mend="check free space, permissions and the connection, then run it again",
-        )
-
-    def _corrupt(self, name: str, what: str, mend: str = "restore the table's folder from a backup of the home") -> CorruptError:
-        return CorruptError(f"table {name} is damaged: {what}", where=f"{self.uri}/{name}.lance", mend=mend)
-
-
-def _short(error: BaseException) -> str:
-    """Lance's message without the places in its own source."""
-    return re.split(r",? ?/[^ ]*\.rs:\d+", str(error).splitlines()[0] if str(error) else repr(error))[0][:300]
 
 
 def _files(schema: pa.Schema) -> dict[str, str] | None:

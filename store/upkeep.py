@@ -13,7 +13,8 @@ from pyarrow.compute import Expression
 
 from schemas.errors import ConflictError
 from store.conflicts import replaced, rival
-from store.tables import ATTEMPTS, LANCE_ERRORS, Tables
+from store.failures import LANCE_ERRORS, failure
+from store.tables import ATTEMPTS, Tables
 
 T = TypeVar("T")
 
@@ -145,7 +146,7 @@ def _over_versions(tables: Tables, name: str, look: Callable[[lance.LanceDataset
             return look(dataset)
         except LANCE_ERRORS as error:
             if not left or not replaced(error):
-                raise tables.failed("list versions of", name, error) from error
+                raise failure(tables.uri, "list versions of", name, error) from error
     raise AssertionError
 
 

@@ -9,7 +9,7 @@ from authors import articles
 
 from benchmarks import oppu
 from benchmarks.arms import judge
-from benchmarks.datasets import Bench
+from benchmarks.bench import Bench
 from encoders.llm import FrozenLLM
 from encoders.tuning import warm_seq2seq
 from schemas.config import LLMConfig

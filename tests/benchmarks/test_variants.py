@@ -7,7 +7,7 @@ import pytest
 import torch
 from authors import articles
 
-from benchmarks.datasets import Bench
+from benchmarks.bench import Bench
 from benchmarks.variants import SHAPES, TRAINED, Ablated, Budget, ablated, arm_config
 from schemas.states import StateBatch
 

@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.datasets import TASKS, Bench, build
+from benchmarks.bench import Bench, build
+from benchmarks.tasks import TASKS
 from encoders.examples import DAY
 from encoders.text import TextEncoder
 from schemas.config import EncoderConfig, LLMConfig

@@ -10,9 +10,11 @@ import pytest
 import torch
 from authors import DAYS, USERS, articles
 
-from benchmarks import datasets
+from benchmarks import bench as benches
 from benchmarks.arms import prompted, references, refuse_leaks, stops_of, times_prior
-from benchmarks.datasets import LAMP, TASKS, Bench, Live, ShuffledDates, build, of_strangers, without_histories
+from benchmarks.bench import Bench, build
+from benchmarks.controls import Live, ShuffledDates, of_strangers, without_histories
+from benchmarks.tasks import LAMP, TASKS
 from benchmarks.variants import HISTORY
 from encoders.examples import DAY
 from encoders.llm import FrozenLLM
@@ -68,7 +70,7 @@ def test_the_llm_learns_from_users_and_times_outside_the_test(tmp_path: Path, ti
 
 
 def test_no_user_decides_a_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "MAX_OF_USER", 3)
+    monkeypatch.setattr(benches, "MAX_OF_USER", 3)
     for split in ("known", "new"):
         rows = bench.rows(0, split)
         assert np.bincount(bench.examples.user[rows]).max() == 3
