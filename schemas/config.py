@@ -106,7 +106,7 @@ class RefreshConfig(Section):
     """How a night is cut into shards."""
 
     shard_events: int = Field(65_536, ge=64, description="events a shard holds, about")
-    shard_users: int = Field(8_192, ge=1, description="users a shard holds, about")
+    shard_users: int = Field(16_384, ge=1, description="users a shard holds, about")
     shard_megabytes: int = Field(512, ge=16, description="memory that the work on one shard takes, about; cuts shards where it binds first")
     retries: int = Field(2, ge=0, description="further tries of a shard that failed")
 
