@@ -59,8 +59,10 @@ class EventLog:
         """Batches of the rows of ingests ``after + 1 … until``, every revision, within ``low <= key <= high``."""
         wanted = [*columns, *({"ingest"} - set(columns))]
         runs = pl.Series(self.runs(after, until), dtype=pl.Int64)
-        # With the fragments known, a night's rows of some users are not looked for in an index of all rows of theirs.
+        # With the fragments known, a night's rows of some users are not looked for in an index of all rows of theirs, and those of all
+        # ingests need no index: within an ingest, rows lie sorted by user.
         within = pc.field("ingest").isin(runs.to_arrow()) if after else None
+        span = (key, low, high) if low is not None and high is not None and key == "user_key" else None
         filters = [] if within is None else [within]
         if low is not None:
             filters.append(pc.field(key) >= low)
@@ -69,7 +71,7 @@ class EventLog:
         filter = None
         for part in filters:
             filter = part if filter is None else filter & part
-        for batch in self.home.tables.scan(EVENTS_TABLE, wanted, schema=EVENTS, filter=filter, within=within):
+        for batch in self.home.tables.scan(EVENTS_TABLE, wanted, schema=EVENTS, filter=filter, within=within, span=span):
             frame = to_polars(pa.Table.from_batches([batch]))
             yield frame.filter(pl.col("ingest").is_in(runs.implode())).select(columns)
 

@@ -5,6 +5,7 @@ state at that version is their row of the latest of those runs.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from store.places import Pick
 
 #: With an index that lacks some rows, as it does after every night, Lance reads those rows whole before it filters them: 3 s for one
 #: user of a million, where a pass over the keys takes 0.1 s.
-PASS = {"use_scalar_index": False}
+PASS: dict[str, Any] = {"use_scalar_index": False}
 
 
 class States:

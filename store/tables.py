@@ -24,6 +24,7 @@ from store.conflicts import missing, replaced, rival
 from store.failures import LANCE_ERRORS, damage, failure, short
 from store.objects import Objects
 from store.places import Pick, fragments, places
+from store.zones import Zones
 
 if TYPE_CHECKING:
     import lancedb
@@ -54,6 +55,7 @@ class Tables:
         self.objects = objects
         self.uri = f"{objects.uri}/lance"
         self.guard: Callable[[], None] = _unguarded
+        self._zones = Zones()
         self._database: lancedb.DBConnection | None = None
 
     @property
@@ -218,6 +220,7 @@ class Tables:
         schema: pa.Schema | None = None,
         filter: Expression | None = None,
         within: Expression | None = None,
+        span: tuple[str, int, int] | None = None,
         batch_rows: int = BATCH_ROWS,
         **options: Any,
     ) -> Iterator[pa.RecordBatch]:
@@ -226,6 +229,8 @@ class Tables:
         Args:
             schema: says of what type the columns are that a table of an earlier release lacks; they are null.
             within: passed by all of them, and by so few others that only the fragments with such rows are worth a look.
+            span: an int64 column, and the least and the greatest value of it that they can have; where rows are appended in its order,
+                few fragments hold such.
 
         Raises:
             HomeError: the files were replaced by maintenance while they were read.
@@ -237,6 +242,8 @@ class Tables:
             try:
                 if within is not None:
                     options["fragments"] = fragments(dataset, within)
+                elif span is not None:
+                    options["fragments"] = self._zones.overlapping(dataset, *span)
                 held = there(dataset, columns, schema)
                 for batch in dataset.scanner(columns=held, filter=filter, batch_size=batch_rows, **options).to_batches():
                     first = False
