@@ -3,24 +3,60 @@
 ``python -m benchmarks.encode --data DIR --output json``: ``ratio`` (our texts per second over theirs, the median of the pairs of runs),
 ``cosine`` (mean of ours with theirs, which are float32), ``texts_per_second``, ``device``; on a GPU ``matmul_share`` of the measured
 bf16 rate. ``DIR/huffpost_news.jsonl.gz`` gives the texts: headlines, and headlines with their summaries, so that lengths are mixed.
+``paths``: texts per second and mean cosine of every way to compute the same model on this CPU, in the same batches (``--paths``).
 """
 
 import gzip
 import json
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+import onnxruntime
 import torch
 import typer
+from onnxruntime.quantization import quantize_dynamic
 
+from encoders.adapter import QueryAdapter
+from encoders.export import export_query_encoder
 from encoders.text import TextEncoder, best_device, default_model
 from schemas.config import EncoderConfig
 
 FILE = "huffpost_news.jsonl.gz"
+
+
+class OnnxEncoder(TextEncoder):
+    """The encoder as onnxruntime computes it, on as many threads as torch has.
+
+    Args:
+        quantized: weights, and what they are multiplied with, as int8.
+    """
+
+    def __init__(self, *, quantized: bool) -> None:
+        super().__init__(EncoderConfig(precision="float32"), torch.device("cpu"))
+        # A new adapter adds nothing.
+        graph = export_query_encoder(self, QueryAdapter(self.dim))
+        if quantized:
+            with tempfile.TemporaryDirectory() as place:
+                small, plain = Path(place) / "small.onnx", onnx.load_from_string(graph)
+                # Shapes that the exporter noted; the quantizer changes some and then finds them to differ.
+                del plain.graph.value_info[:]
+                quantize_dynamic(plain, small)
+                graph = small.read_bytes()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+
+    def _batch(self, ids: list[list[int]], length: int) -> torch.Tensor:
+        padded = self._padded(ids, length)
+        made = self.session.run(["query"], {"input_ids": padded[0], "attention_mask": padded[1]})[0]
+        return torch.from_numpy(made[: len(ids)]).to(torch.float16)
 
 
 def run(
@@ -28,6 +64,7 @@ def run(
     texts: Annotated[int, typer.Option(help="Texts; 0: as many as suit the device.")] = 0,
     repeats: Annotated[int, typer.Option(help="Runs of each, in turns.")] = 3,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16; the best of the device by default.")] = "",
+    paths: Annotated[bool, typer.Option("--paths", help="Compare torch and onnxruntime, in several precisions, too; on a CPU.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the choice of texts.")] = 0,
     output: Annotated[str, typer.Option(help="json.")] = "json",
 ) -> None:
@@ -49,8 +86,7 @@ def run(
     for _ in range(repeats):
         (mine, found), (other, wanted) = timed(lambda: ours.encode(chosen)), timed(reference)
         pairs.append((mine, other))
-    unit = found.astype(np.float32) / np.linalg.norm(found.astype(np.float32), axis=1, keepdims=True)
-    cosines = (unit * wanted).sum(1)
+    cosines = _cosines(found, wanted)
     best = min(mine for mine, _ in pairs)
     result = {
         "ratio": round(float(np.median([other / mine for mine, other in pairs])), 2),
@@ -65,7 +101,30 @@ def run(
     }
     if device.type == "cuda":
         result["matmul_share"] = round(_flops(ours, chosen) / best / _matmul_rate(), 3)
+    if paths:
+        result["paths"] = _compared(chosen, wanted, repeats)
     print(json.dumps(result))
+
+
+def _compared(texts: list[str], wanted: npt.NDArray[Any], repeats: int) -> dict[str, dict[str, float]]:
+    """Speed and loss of each path; the best of ``repeats`` runs, in turns."""
+    cpu = torch.device("cpu")
+    every = {f"torch {p}": TextEncoder(EncoderConfig.model_validate({"precision": p}), cpu) for p in ("float32", "bfloat16")}
+    every |= {f"onnxruntime {name}": OnnxEncoder(quantized=q) for name, q in (("float32", False), ("int8", True))}
+    runs = [{name: timed(partial(encoder.encode, texts)) for name, encoder in every.items()} for _ in range(repeats)]
+    return {
+        name: {
+            "texts_per_second": round(len(texts) / min(run[name][0] for run in runs), 1),
+            "cosine": round(float(_cosines(runs[0][name][1], wanted).mean()), 6),
+        }
+        for name in every
+    }
+
+
+def _cosines(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Of float16 vectors with unit vectors."""
+    unit = found.astype(np.float32)
+    return np.asarray((unit / np.linalg.norm(unit, axis=1, keepdims=True) * wanted).sum(1))
 
 
 def sample(path: Path, count: int, seed: int) -> list[str]:

@@ -153,6 +153,14 @@ class TextEncoder:
     @torch.inference_mode()
     def _batch(self, ids: list[list[int]], length: int) -> Tensor:
         """Vectors of a batch, float16 ``[n, dim]`` on the device; on a GPU they may still be under way."""
+        inputs = torch.from_numpy(self._padded(ids, length))
+        if self.device.type == "cuda":
+            inputs = inputs.pin_memory().to(self.device, non_blocking=True)
+        out: Tensor = self.pooling(inputs[0], inputs[1])
+        return out[: len(ids)].to(torch.float16)
+
+    def _padded(self, ids: list[list[int]], length: int) -> npt.NDArray[np.int64]:
+        """Ids and mask of a whole batch, ``[2, size, length]``."""
         size = self._batch_size(length)
         padded = np.full((2, size, length), self.tokenizer.pad_token_id or 0, np.int64)
         padded[1] = 0
@@ -160,11 +168,7 @@ class TextEncoder:
             padded[0, row, : len(tokens)] = tokens
             padded[1, row, : len(tokens)] = 1
         padded[1, len(ids) :, 0] = 1
-        inputs = torch.from_numpy(padded)
-        if self.device.type == "cuda":
-            inputs = inputs.pin_memory().to(self.device, non_blocking=True)
-        out: Tensor = self.pooling(inputs[0], inputs[1])
-        return out[: len(ids)].to(torch.float16)
+        return padded
 
     def tokenizer_json(self) -> bytes:
         """The tokenizer as ``tokenizers`` reads it, cutting at ``max_tokens`` and padding a batch to its longest text."""
