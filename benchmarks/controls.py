@@ -19,7 +19,7 @@ def of_strangers(examples: Examples, seed: int) -> Examples:
     return replace(examples, first=examples.first[other], last=examples.last[other])
 
 
-class Live(Examples):
+class LiveExamples(Examples):
     """Examples whose histories hold all that was known the second before the query, which no nightly store has."""
 
     def cut(self, rows: Ints, lag_nights: Ints | int = 0, now: Ints | None = None) -> Ints:

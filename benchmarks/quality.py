@@ -23,7 +23,7 @@ import typer
 from benchmarks import arms
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE, Outcome
 from benchmarks.bench import Bench, build, describe
-from benchmarks.controls import Live
+from benchmarks.controls import LiveExamples
 from benchmarks.costs import costs
 from benchmarks.frozen import CACHE, config_for, frozen_llm
 from benchmarks.oppu import personal
@@ -52,7 +52,7 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
     """Outcomes of one arm by split, and what it costs; trained on histories of the last night, whatever it is judged on."""
     nightly, lag = bench, max(0, budget.lag)
     if budget.lag == LIVE:
-        bench = replace(bench, examples=Live(**vars(bench.examples)))
+        bench = replace(bench, examples=LiveExamples(**vars(bench.examples)))
     rows = {split: bench.rows(seed, cast(Any, split), most) for split in splits}
     every = np.concatenate(list(rows.values()))
     sample = np.random.default_rng(seed).choice(every, min(50, len(every)), replace=False)
@@ -132,6 +132,9 @@ def run(
         for number in seed if seed is not None else [0, 1, 2]:
             for name, lag in itertools.product(arm or ARMS, [*(age or [0]), *([LIVE] if live else [])]):
                 if (name in REFERENCE and one.kind != "label") or (lag > 0 and name not in TRAINED):
+                    continue
+                # Histories are shuffled as the last night had them.
+                if lag == LIVE and "shuffled" in name:
                     continue
                 splits = SPLITS if split == "both" else (split,)
                 _one(bench, llm, name, number, splits, replace(budget, lag=lag), examples, cache)

@@ -162,7 +162,7 @@ def shape_and_age(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], le
     if ages(rows):
         lines += [f"{level} Age of the state", "", *age_table(rows)]
     if live := live_table(rows):
-        told = "No nightly store has them, and they flatter every method; trained on histories of the last night all the same (`--live`)."
+        told = "No nightly store has them. Every arm is trained on histories of the last night all the same (`--live`)."
         lines += [f"{level} Histories up to the second before", "", told, "", *live]
     return lines
 

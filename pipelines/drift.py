@@ -32,7 +32,9 @@ def domain_auc(before: Vectors, after: Vectors, seed: int) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The directions are those of all rows, told without labels: found once, not once a fold.
-        seen = torch.pca_lowrank(standard, min(COMPONENTS, rows.shape[1], n), center=False)[0] * (2 * n) ** 0.5
+        left, values, _ = torch.pca_lowrank(standard, min(COMPONENTS, rows.shape[1], n), center=False)
+    # Directions in which nothing varies are noise.
+    seen = left[:, values > 1e-6 * values[0]] * (2 * n) ** 0.5
     label, fold = torch.ones(2 * n, dtype=torch.float64), torch.arange(n).repeat(2) % FOLDS
     label[:n] = -1
     score = torch.empty_like(label)

@@ -229,8 +229,8 @@ class Tables:
         Args:
             schema: says of what type the columns are that a table of an earlier release lacks; they are null.
             within: passed by all of them, and by so few others that only the fragments with such rows are worth a look.
-            span: an int64 column, and the least and the greatest value of it that they can have; where rows are appended in its order,
-                few fragments hold such.
+            span: an int64 column, and the least and the greatest value of it that they can have: where rows were appended in its order
+                and no index knows them, few fragments hold such. Not looked at beside ``within``.
 
         Raises:
             HomeError: the files were replaced by maintenance while they were read.

@@ -13,7 +13,7 @@ from authors import DAYS, USERS, articles
 from benchmarks import bench as benches
 from benchmarks.arms import prompted, references, refuse_leaks, stops_of, times_prior
 from benchmarks.bench import Bench, build
-from benchmarks.controls import Live, ShuffledDates, of_strangers, without_histories
+from benchmarks.controls import LiveExamples, ShuffledDates, of_strangers, without_histories
 from benchmarks.tasks import LAMP, TASKS
 from benchmarks.variants import HISTORY
 from encoders.examples import DAY
@@ -113,7 +113,7 @@ def test_live_histories_end_at_the_very_second(bench: Bench) -> None:
     start = int(nightly.ts.min())
     dense = {name: start + (getattr(nightly, name) - start) // 4 for name in ("ts", "known", "now")}
     nightly = replace(nightly, **dense)
-    live = Live(**vars(nightly))
+    live = LiveExamples(**vars(nightly))
     refuse_leaks(nightly, rows, bench.event)
     refuse_leaks(live, rows, bench.event, live=True)
     with pytest.raises(LeakError):

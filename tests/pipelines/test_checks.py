@@ -33,6 +33,8 @@ def test_the_classifier() -> None:
     assert 0.4 < domain_auc(before, some, 0) < 0.65, "a night that touched a tenth of the users, a little"
     assert domain_auc(before[:0], before[:0], 0) == domain_auc(np.ones((9, 3), np.float32), np.ones((9, 3), np.float32), 0) == 0.5
     assert domain_auc(before[:4], before[:4] + 5, 0) >= 0.5
+    flat = draw(100, 5, 2) @ draw(5, 512, 3)
+    assert domain_auc(flat, flat, 0) == 0.5, "equal rows of few dimensions cannot be told apart either"
     assert domain_auc(before, -before + 3, 0) == domain_auc(before, -before + 3, 0)
 
 

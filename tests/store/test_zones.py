@@ -1,12 +1,19 @@
 """Fragments are passed by only where no row of the range can be."""
 
+from typing import Any
+
+import lance
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.ingest import ingest
+from pipelines.sources.population import PopulationSource
 from schemas.config import Config
+from store.events import EVENTS_TABLE, EventLog
 from store.home import Home
 from store.zones import Zones
 
@@ -41,7 +48,7 @@ def test_fragments_are_known_once_and_new_and_compacted_ones_anew(home: Home) ->
     def found(low: int, high: int) -> list[int]:
         dataset = home.tables.open("t")
         assert dataset is not None
-        return [fragment.count_rows() for fragment in zones.overlapping(dataset, "key", low, high)]
+        return [fragment.count_rows() for fragment in zones.overlapping(dataset, "key", low, high) or []]
 
     assert found(3, 4) == [3, 2]
     assert found(7, 9) == []
@@ -59,18 +66,39 @@ def test_fragments_are_known_once_and_new_and_compacted_ones_anew(home: Home) ->
     assert found(5, 5) == [5]
 
 
-def test_a_first_load_reads_one_fragment_a_shard(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Users in order, a fragment each."""
-    for key in range(4):
-        append(home, [key] * 10)
-    looked = []
+def test_an_index_knows_better(home: Home) -> None:
+    append(home, [1, 2])
+    dataset = home.tables.open("t")
+    assert dataset is not None
+    dataset.create_scalar_index("key", "BTREE")
+    dataset = home.tables.open("t")
+    assert dataset is not None
+    zones = Zones()
+    assert zones.overlapping(dataset, "key", 1, 1) is None
+    assert zones.held == {}
+
+
+def test_a_shard_of_a_first_load_reads_the_fragments_of_its_users(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ingests leave events in the order of users, however they came."""
+    write = lance.fragment.write_fragments
+    monkeypatch.setattr(lance.fragment, "write_fragments", lambda *args, **options: write(*args, **options, max_rows_per_file=50))
+    ingest(home, PopulationSource(40, 100, 3, texts=40), historical=True)
+    log, every = EventLog(home), pl.concat(EventLog(home).scan(["user_key"], after=0, until=1))["user_key"]
+    looked: list[int] = []
     real = Zones.overlapping
 
-    def watched(self: Zones, *args: object) -> list[object]:
-        looked.append(len(found := real(self, *args)))  # type: ignore[arg-type]
+    def watched(*args: Any) -> Any:
+        looked.append(len(found := real(*args) or []))
         return found
 
     monkeypatch.setattr(Zones, "overlapping", watched)
-    found = list(home.tables.scan("t", ["key"], filter=pc.field("key") == 2, span=("key", 2, 2)))
-    assert [key for batch in found for key in batch.column("key").to_pylist()] == [2] * 10
-    assert looked == [1]
+    for key in every.unique():
+        found = log.current(["user_key"], after=0, until=1, low=key, high=key)["user_key"]
+        assert found.to_list() == [key] * (every == key).sum()
+    dataset = home.tables.open(EVENTS_TABLE)
+    assert dataset is not None
+    fragments = len(dataset.get_fragments())
+    assert fragments >= 6
+    # Each user's events lie side by side: in one fragment, or over the edge of the next.
+    assert max(looked) < fragments / 2
+    assert sum(looked) <= every.n_unique() + fragments + (every.len() // 50)
