@@ -41,6 +41,7 @@ def test_ages_stand_beside_the_last_night_of_the_same_users() -> None:
     assert ages(fresh + live) == {}
     assert "| rating (movielens) | known | tide | nll | 0.600 | 0.500 | 1 |" in live_table(fresh + live)
     assert live_table(fresh + aged) == live_table(live) == []
+    assert live_table(fresh + [{**row, "seeds": 3} for row in live]) == [], "other seeds are other users"
 
 
 def test_a_shape_is_told_by_what_it_gains_over_tide_whichever_stands_first() -> None:
