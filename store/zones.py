@@ -22,14 +22,15 @@ class Zones:
         """
         if any(column in index.field_names for index in dataset.describe_indices()):
             return None
+        fragments = dataset.get_fragments()
         # Data files never change; rows that were deleted since leave a zone too wide at most.
-        names = {fragment.fragment_id: (column, fragment.metadata.files[0].path) for fragment in dataset.get_fragments()}
-        fresh = [fragment for fragment in dataset.get_fragments() if names[fragment.fragment_id] not in self.held]
+        names = {fragment.fragment_id: (column, fragment.metadata.files[0].path) for fragment in fragments}
+        fresh = [fragment for fragment in fragments if names[fragment.fragment_id] not in self.held]
         if fresh:
             self.held.update(dict.fromkeys(names[fragment.fragment_id] for fragment in fresh))
             for number, least, greatest in _zones(dataset, column, fresh).iter_rows():
                 self.held[names[number]] = least, greatest
-        zones = [(fragment, self.held[names[fragment.fragment_id]]) for fragment in dataset.get_fragments()]
+        zones = [(fragment, self.held[names[fragment.fragment_id]]) for fragment in fragments]
         return [fragment for fragment, zone in zones if zone and zone[0] <= high and zone[1] >= low]
 
 
