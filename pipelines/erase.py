@@ -14,20 +14,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.described import open_aggregator
 from pipelines.meter import Meter, Silent
+from pipelines.remainder import Remainder
 from pipelines.subjects import EMBEDDINGS, STATES, Keys, Subjects, embeddings_filter, rejects_filter
-from pipelines.update import Updater, updater
 from schemas.errors import ConflictError, NotFoundError
-from schemas.records import ErasureRecord, Found, Plan, ReceiptRecord, VersionRecord
+from schemas.records import ErasureRecord, Found, ReceiptRecord
 from store.bundle import BundleShelf
 from store.denylist import Denylist
-from store.events import EVENTS_TABLE, REJECTS_TABLE, EventLog
-from store.frames import to_polars
+from store.events import EVENTS_TABLE, REJECTS_TABLE
 from store.home import Home, provenance
-from store.models import Models
 from store.needles import Needles
 from store.proof import Search, prove
 from store.pseudonyms import Pseudonyms, shown
@@ -35,7 +31,6 @@ from store.purge import purge
 from store.reports import FOLDER, pages
 from store.scratch import sweep
 from store.scrub import Scrub
-from store.states import States, newest
 from store.withdrawal import Withdrawal
 
 #: Turns of removal and proof: a writer that was under way may leave a file between them.
@@ -66,7 +61,7 @@ class Erasure:
         self.users = list(dict.fromkeys(self.users))
         self.events = [pair for pair in dict.fromkeys(self.events) if pair[0] not in set(self.users)]
         self.subjects = Subjects(self.home, self.users, self.events)
-        self.log, self.models, self.pseudonyms = EventLog(self.home), Models(self.home), Pseudonyms(self.home)
+        self.remainder, self.pseudonyms = Remainder(self.subjects), Pseudonyms(self.home)
         hashes = self.subjects.hashes
         self.withdrawal = Withdrawal(self.home, hashes[:, 0], hashes[:, 1])
         names = [shown("user", tag) for tag in self.pseudonyms.users(self.users)]
@@ -139,7 +134,7 @@ class Erasure:
             raise NotFoundError("the home holds nothing of them", where=self.home.uri, mend="check the ids: they are exact, case included")
         cut_off = [record for record in unfinished if tags & {*record.users, *record.events}]
         left = tuple(dict.fromkeys(self.cannot_undo()))
-        instead = self._instead()
+        instead = self.remainder.states()
         needles = self.subjects.needles(instead.values())
         number = self._announce(users, events, cut_off, instead, reason)
         candidates = self._candidates(bool(cut_off))
@@ -199,32 +194,12 @@ class Erasure:
                     "users": users,
                     "events": events,
                     "bundle_tags": BundleShelf(self.home).tags(self.users),
-                    "shrunk": self._shrunk(new_users, new_events, instead),
+                    "shrunk": self.remainder.shrunk(new_users, new_events, instead),
                     "reason": reason,
                 }
             )
             if versions == self.home.versions.last() and self.home.erasures.append(number, record):
                 return number
-
-    def _shrunk(self, users: list[str], owners: set[str], instead: dict[str, pa.Table]) -> dict[int, tuple[int, int]]:
-        """By how many users and events each version gets smaller."""
-        shrunk = {}
-        keys = self.subjects.hashes[:, 0]
-        for version in self.home.versions.all():
-            states = self._states(version)
-            rows = to_polars(states.read(version.runs, ["user_id", "event_count"], keys=keys))
-            gone = rows.filter(pl.col("user_id").is_in(users))
-            people, events = len(gone), int(gone["event_count"].sum())
-            if owners and states.name in instead:
-                before = rows.filter(pl.col("user_id").is_in(list(owners)))
-                table = instead[states.name].filter(pc.field("run").isin(pa.array(version.runs, pa.int64())))
-                after = to_polars(newest(version.runs).of(table).select(["user_id", "event_count"])).filter(pl.col("event_count") > 0)
-                after = after.filter(pl.col("user_id").is_in(list(owners)))
-                people += len(before) - len(after)
-                events += int(before["event_count"].sum()) - int(after["event_count"].sum())
-            if people or events:
-                shrunk[version.number] = (people, events)
-        return shrunk
 
     def _candidates(self, resumed: bool) -> Keys:
         """Keys of texts that may have nobody left; all there are where an erasure that was cut off has lost its own list."""
@@ -270,52 +245,6 @@ class Erasure:
 
     def _journals(self) -> list[Path]:
         return [place for place in self.journals if place.is_dir()]
-
-    def _states(self, version: VersionRecord) -> States:
-        return States(self.home, version.aggregator, self.models.spec(version.aggregator))
-
-    def _instead(self) -> dict[str, pa.Table]:
-        """States of the single events' users as they would be had the events never come: a row wherever a version's run had reason
-        to write one, by table."""
-        if not self.events:
-            return {}
-        owners = pl.DataFrame({"user_id": list(dict.fromkeys(user for user, _ in self.events))})
-        keyed = owners.with_columns(user_key=pl.Series([int(key) for key, _ in self.subjects.hashes[len(self.users) :]], dtype=pl.Int64))
-        without = pl.Series(self.subjects.event_keys, dtype=pl.Int64)
-        rows: dict[str, list[pa.Table]] = {}
-        for version in self.home.versions.all():
-            states = self._states(version)
-            parent = self.home.versions.get(version.parent) if version.parent and len(version.runs) > 1 else None
-            changes = self._changed(keyed, without, parent.last_ingest if parent else 0, version.last_ingest)
-            if len(changes):
-                rows.setdefault(states.name, []).append(self._updater(version).rebuilt(changes, without))
-        return {name: pa.concat_tables(tables) for name, tables in rows.items()}
-
-    def _changed(self, owners: pl.DataFrame, without: pl.Series, first: int, last: int) -> pl.DataFrame:
-        """Those of ``owners`` who have another event in ingests ``first + 1 … last``."""
-        runs = self.log.runs(first, last)
-        filter = pc.field("user_key").isin(pa.array(owners["user_key"])) & pc.field("ingest").isin(pa.array(runs, pa.int64()))
-        batches = self.subjects.tables.scan(EVENTS_TABLE, ["user_id", "event_key"], filter=filter)
-        frames = [to_polars(pa.Table.from_batches([batch])) for batch in batches]
-        if not frames:
-            return owners.clear()
-        rows = pl.concat(frames).filter(~pl.col("event_key").is_in(without.implode()))
-        return owners.join(rows.select("user_id").unique(), on="user_id", how="semi")
-
-    def _updater(self, version: VersionRecord) -> Updater:
-        # The run that made the version, and none before it.
-        plan = Plan(
-            run=version.runs[-1],
-            kind="rebuild",
-            aggregator=version.aggregator,
-            parent=None,
-            first_ingest=0,
-            last_ingest=version.last_ingest,
-            encoder=version.encoder,
-            shards=(),
-            texts=(),
-        )
-        return updater(self.home, plan, open_aggregator(self.home, version.aggregator, version.encoder))
 
 
 def lift(home: Home, users: Sequence[str], events: Sequence[tuple[str, str]], reason: str) -> ErasureRecord:
