@@ -17,11 +17,15 @@ SHOWN = ("default", "tide", "tapper", "pplug")
 
 
 def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[int, float]]]:
-    """Loss by nights that the state is older than the last one, by arm, for (task, data, split); arms of one age are left out."""
+    """Loss by nights that the state is older than the last one, by arm, for (task, data, split).
+
+    Ages of other seeds, which are other users, than those of the last night are left out, and arms of one age.
+    """
     found: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    fresh = {(r["task"], r["data"], r["split"], r["arm"]): r["seeds"] for r in rows}
     for r in rows:
         split, _, nights = r["split"].partition(AGED)
-        if r["metric"] == "nll" and nights != "live":
+        if r["metric"] == "nll" and nights != "live" and r["seeds"] == fresh.get((r["task"], r["data"], split, r["arm"])):
             found[r["task"], r["data"], split][r["arm"]][int(nights or 0)] = r["mean"]
     some = {key: {arm: by for arm, by in arms.items() if len(by) > 1} for key, arms in sorted(found.items())}
     return {key: arms for key, arms in some.items() if arms}
@@ -35,7 +39,8 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
     place.mkdir(parents=True, exist_ok=True)
     for task, data, split in sorted({(r["task"], r["data"], r["split"]) for r in rows if AGED not in r["split"]}):
         mine = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll")]
-        sized = [r for r in mine if r["stored_bytes_at_512_items"] is not None]
+        # Fewer seeds are other users.
+        sized = [r for r in mine if r["stored_bytes_at_512_items"] is not None and r["seeds"] == max(x["seeds"] for x in mine)]
         if sized:
             figure, axes = plt.subplots(figsize=(5, 3.4))
             for r in sized:

@@ -154,36 +154,17 @@ def figures(place: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return rows, [v for v in verdicts if AGED not in v["split"]]
 
 
-def shape_and_age(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], level: str = "##") -> list[str]:
+def shape_and_age(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[str]:
     """What one thing changed about tide makes, and what older states or later histories do; what there is of it."""
     lines, fresh = list[str](), [r for r in rows if AGED not in r["split"]]
     if shapes := shape_table(fresh, verdicts):
-        lines += [f"{level} tide's shape", "", "One thing changed at a time: `--arm` by these names.", "", *shapes]
+        lines += ["## tide's shape", "", "One thing changed at a time: `--arm` by these names.", "", *shapes]
     if ages(rows):
-        lines += [f"{level} Age of the state", "", *age_table(rows)]
+        lines += ["## Age of the state", "", *age_table(rows)]
     if live := live_table(rows):
         told = "No nightly store has them. Every arm is trained on histories of the last night all the same (`--live`)."
-        lines += [f"{level} Histories up to the second before", "", told, "", *live]
+        lines += ["## Histories up to the second before", "", told, "", *live]
     return lines
-
-
-def again(name: str, rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[str]:
-    """Results that stand apart since they are against another LLM."""
-    made = sorted({f"{r['task']} ({r['data']}) `{r['llm'][:16]}`, {r['device']}" for r in rows})
-    seeds = sorted({r["seeds"] for r in rows})
-    return [
-        f"## Against another LLM: `{name}`",
-        "",
-        f"Made by the same command from the same lessons: {'; '.join(made)}."
-        f" Seeds a cell: {', '.join(map(str, seeds))}."
-        " Its figures cannot stand beside those above; its differences can.",
-        "",
-        *quality_table([r for r in rows if AGED not in r["split"]]),
-        "### Verdicts against it",
-        "",
-        *verdict_table(verdicts),
-        *shape_and_age(rows, verdicts, "###"),
-    ]
 
 
 def run(
@@ -193,16 +174,13 @@ def run(
 ) -> None:
     """Write the page."""
     rows, verdicts = figures(results)
-    more = {path.parent.name: figures(path.parent) for path in sorted(results.glob("*/quality.json"))}
-    everything = [*rows, *(row for found, _ in more.values() for row in found)]
     devices = sorted({r["device"] for r in rows})
     models = sorted({(r["task"], r["data"], r["llm"][:16]) for r in rows})
     tasks = {(r["task"], r["data"]) for r in rows}
-    arms = {r["arm"] for r in everything}
-    run_on = {t: {r["arm"] for r in everything if (r["task"], r["data"]) == (t.name, t.data)} for t in TASKS if (t.name, t.data) in tasks}
+    arms = {r["arm"] for r in rows}
+    run_on = {t: {r["arm"] for r in rows if (r["task"], r["data"]) == (t.name, t.data)} for t in TASKS if (t.name, t.data) in tasks}
     absent = [t.name + " (" + t.data + ")" for t in TASKS if (t.name, t.data) not in tasks]
-    for found in (rows, *(found for found, _ in more.values())):
-        age_plots(found, docs / "quality")
+    age_plots(rows, docs / "quality")
     fresh = [r for r in rows if AGED not in r["split"]]
     seeds = sorted({r["seeds"] for r in fresh})
     trained = [r.about["budget"] for by in load(cache / "outcomes").values() for r in by.values() if "budget" in r.about]
@@ -220,13 +198,8 @@ def run(
         f" tuned per task on users and times outside the test, half of the batches behind `P₀` (L = {LENGTH}), then frozen; those of tasks"
         " without labels start their cross-attention from the self-attention, or they do not learn to copy digits: "
         + "; ".join(f"{task} ({data}) `{name}`" for task, data, name in models)
-        + "."
-        + (
-            " commit-area's LLM was made again from nothing, a day later, and of its three seeds' rows and verdicts every figure came out"
-            " the same; news-category's could not be made again (it was tuned on two threads, which no tuning is now): below, another one."
-            if more
-            else ""
-        ),
+        + ". Tuned on one thread, they come out the same again: commit-area's was made twice from nothing, a day between, and every figure"
+        " of its three seeds' rows and verdicts was the same.",
         *(f"- Every trained arm got the same budget: `{b}`." for b in budgets),
         f"- A learning rate for each method: {', '.join(f'{name} {rate:g}' for name, rate in RATES.items())}, of 1e-3 and 3e-3 the better"
         " on 512 examples held out of training, news-category, seed 0 (`--rate`; loss .693 and .732 for tapper, .837 and .723 for pplug),"
@@ -253,8 +226,8 @@ def run(
                     if arm in arms - there and (task.kind == "label" or arm not in REFERENCE)
                 ),
                 *(f"{a} of tide's shape" for a in SHAPES if a not in arms),
-                *([] if ages(everything) else ["quality by age of the state"]),
-                *([] if live_table(everything) else ["histories up to the second before"]),
+                *([] if ages(rows) else ["quality by age of the state"]),
+                *([] if live_table(rows) else ["histories up to the second before"]),
             ]
         )
         + ".",
@@ -272,10 +245,9 @@ def run(
         "",
         *verdict_table(verdicts),
         *shape_and_age(rows, verdicts),
-        *(line for name, found in more.items() for line in again(name, *found)),
         "## Costs",
         "",
-        *cost_table(everything),
+        *cost_table(rows),
         PAPERS,
         "",
         "## Plots",

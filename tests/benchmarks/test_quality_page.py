@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks.plots import ages
-from benchmarks.report import again, age_table, live_table, shape_and_age, shape_table, weak
+from benchmarks.report import age_table, live_table, shape_table, weak
 
 
 def rows(metric: str, **means: float) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def test_ages_stand_beside_the_last_night_of_the_same_users() -> None:
         row["split"] = "known+7"
     assert ages(fresh + aged) == {("rating", "movielens", "known"): {"tide": {0: 0.6, 7: 0.65}}}
     assert "| rating (movielens) | known | tide | 0: 0.600, 7: 0.650 |" in age_table(fresh + aged)
-    assert ages(fresh) == {}
+    assert ages(fresh) == ages(fresh + [{**row, "seeds": 3} for row in aged]) == {}, "other seeds are other users"
     live = [{**row, "split": "known+live"} for row in rows("nll", tide=0.5)]
     assert ages(fresh + live) == {}
     assert "| rating (movielens) | known | tide | nll | 0.600 | 0.500 | 1 |" in live_table(fresh + live)
@@ -54,17 +54,3 @@ def test_a_shape_is_told_by_what_it_gains_over_tide_whichever_stands_first() -> 
     lines = shape_table(stored, verdicts)
     assert "| tide-slots | rating (movielens) | known | nll | **-0.0500** | -0.0800 to -0.0100 | 3,000 | 1 |" in lines
     assert "| tide-1-slot | rating (movielens) | known | nll | -0.0200 | -0.0500 to +0.0100 | 3,000 | 1 |" in lines
-
-
-def test_results_against_another_llm_stand_apart_and_name_it() -> None:
-    about = {"low": 0.5, "high": 0.7, "seeds": 1, "users": 40, "examples": 100, "llm": "ab" * 32, "device": "here"}
-    about["stored_bytes_at_512_items"] = None
-    found = [{**row, **about} for row in rows("nll", tide=0.6, default=0.8)]
-    page = "\n".join(again("retuned", found, []))
-    assert "`retuned`" in page
-    assert "`abababababababab`, here. Seeds a cell: 1." in page
-    assert "| tide |  |  | 0.600 (0.500 to 0.700) | 1 |" in page
-    assert "Age of the state" not in page
-    assert "tide's shape" not in page
-    older = [{**row, "split": "known+7"} for row in found]
-    assert "### Age of the state" in shape_and_age([*found, *older], [], "###")
