@@ -86,7 +86,7 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
         NotFoundError: the task's file is not in ``data``.
         InputError: fewer than six users have enough examples.
     """
-    events = task.load(data).with_columns(known=pl.max_horizontal("known", "ts")).sort("user_id", "known", "event_id")
+    events = task.events(data).with_columns(known=pl.max_horizontal("known", "ts")).sort("user_id", "known", "event_id")
     user = events["user_id"].rle_id().cast(pl.Int64).to_numpy()
     ts, known = events["ts"].to_numpy(), events["known"].to_numpy()
     first, last = np.searchsorted(user, user, side="left"), np.searchsorted(user, user, side="right")

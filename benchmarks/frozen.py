@@ -13,7 +13,7 @@ import torch
 import typer
 
 from benchmarks.bench import Bench, build, describe
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import choose
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder, default_model
 from encoders.tuning import tune, warm_seq2seq
@@ -83,7 +83,7 @@ def run(
     source: Annotated[str, typer.Option(help="Data set of the task. [default: its first]")] = "",
 ) -> None:
     """Make, or find, a task's frozen LLM and print its hash."""
-    chosen = next(t for t in TASKS if t.name == task and source in ("", t.data))
+    chosen = choose(data, [task], source)[0]
     bench = build(chosen, data, cache, TextEncoder(EncoderConfig()), config_for(chosen.kind))
     print(describe(bench), file=sys.stderr, flush=True)
     llm = frozen_llm(bench, cache, steps=steps)

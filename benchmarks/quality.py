@@ -28,7 +28,7 @@ from benchmarks.costs import costs
 from benchmarks.frozen import CACHE, config_for, frozen_llm
 from benchmarks.oppu import personal
 from benchmarks.tables import AGED, write_tables
-from benchmarks.tasks import LAMP, TASKS
+from benchmarks.tasks import choose
 from benchmarks.variants import LIVE, RATES, SHAPES, TRAINED, Budget, method_of
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
@@ -115,14 +115,17 @@ def run(
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
 ) -> None:
     """Run arms, keep their outcomes, and make the tables."""
-    names = {t.name for t in (*TASKS, *LAMP)}
-    if unknown := set(arm or []) - {*ARMS, *SHAPES} | set(task or []) - names:
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join((*ARMS, *SHAPES))}; tasks: {', '.join(sorted(names))}")
-    budget = replace(Budget(), steps=steps, learning_rate=rate)
-    encoder = None if tables else TextEncoder(EncoderConfig())
-    for one in (*TASKS, *(LAMP if task else [])):
-        if encoder is None or (task and one.name not in task) or (source and one.data != source):
-            continue
+    if unknown := set(arm or []) - {*ARMS, *SHAPES}:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join((*ARMS, *SHAPES))}")
+    if tables:
+        write_tables(cache / "outcomes", results)
+        return
+    budget, encoder = replace(Budget(), steps=steps, learning_rate=rate), TextEncoder(EncoderConfig())
+    try:
+        chosen = choose(data, task or [], source)
+    except TapstateError as error:
+        sys.exit(str(error))
+    for one in chosen:
         try:
             bench = build(one, data, cache, encoder, config_for(one.kind))
         except TapstateError as error:
@@ -139,7 +142,6 @@ def run(
                 splits = SPLITS if split == "both" else (split,)
                 _one(bench, llm, name, number, splits, replace(budget, lag=lag), examples, cache)
                 write_tables(cache / "outcomes", results)
-    write_tables(cache / "outcomes", results)
 
 
 def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, ...], budget: Budget, most: int, cache: Path) -> None:

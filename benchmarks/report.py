@@ -26,9 +26,9 @@ def quality_table(rows: list[dict[str, Any]]) -> list[str]:
     cells: dict[tuple[str, str, str], dict[tuple[str, str], Any]] = defaultdict(dict)
     for row in rows:
         cells[row["task"], row["data"], row["split"]][row["arm"], row["metric"]] = row
-    kinds = {(t.name, t.data): t.kind for t in (*TASKS, *LAMP)}
+    kinds = {t.name: t.kind for t in (*TASKS, *LAMP)}
     for (task, data, split), found in sorted(cells.items()):
-        metrics = [*PER_ITEM[kinds[task, data]], "nll"]
+        metrics = [*PER_ITEM[kinds[task]], "nll"]
         some = next(iter(found.values()))
         few = f" Fewer than {FEW} users: descriptive only." if some["users"] < FEW else ""
         lines += [f"### {task} ({data}), {split} users", ""]
@@ -233,7 +233,8 @@ def run(
         + ".",
         "",
         "Again, or on: `python -m benchmarks.quality --data DIR [--task T] [--arm A] [--seed S]` skips what its cache holds; then"
-        " `python -m benchmarks.report`. LaMP's own files: `--task LaMP-2N --data DIR` with `DIR/LaMP_2N`.",
+        " `python -m benchmarks.report`. Other data in the same form runs by the same command: `NAME_news.jsonl.gz`, `NAME_latest_small/`,"
+        " `commits_NAME.jsonl.gz` in `DIR`, then `--source NAME`. LaMP's own files: `--task LaMP-2N --data DIR` with `DIR/LaMP_2N`.",
         "",
         "## Figures",
         "",

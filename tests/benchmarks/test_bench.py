@@ -1,5 +1,6 @@
 """The benchmark's splits and histories: nothing of the future, nobody's test in the training."""
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from benchmarks import bench as benches
 from benchmarks.arms import prompted, references, refuse_leaks, stops_of, times_prior
 from benchmarks.bench import Bench, build
 from benchmarks.controls import LiveExamples, ShuffledDates, of_strangers, without_histories
-from benchmarks.tasks import LAMP, TASKS
+from benchmarks.tasks import LAMP, TASKS, choose, tasks_in
 from benchmarks.variants import HISTORY
 from encoders.examples import DAY
 from encoders.llm import FrozenLLM
@@ -162,6 +163,33 @@ def test_a_missing_file_is_named(tmp_path: Path, tiny_encoder: Path) -> None:
     encoder = TextEncoder(EncoderConfig(model=str(tiny_encoder), max_tokens=16))
     with pytest.raises(NotFoundError, match="movielens_latest_small"):
         build(next(t for t in TASKS if t.name == "rating"), tmp_path, tmp_path, encoder, LLMConfig())
+
+
+def test_other_data_in_the_same_form_runs_by_name(tmp_path: Path) -> None:
+    """Without a change of code: a repository, news and ratings that nobody has named here."""
+    (tmp_path / "sundaily_news.jsonl.gz").touch()
+    (tmp_path / "stars_latest_small").mkdir()
+    with gzip.open(tmp_path / "commits_redis.jsonl.gz", "wt") as file:
+        row = {"user": "u", "ts": 1_600_000_000, "commit_ts": 1_600_000_500, "subject": "net: fix a leak", "body": "", "top_dir": "net"}
+        file.writelines(json.dumps({**row, "sha": str(number)}) + "\n" for number in range(3))
+    found = {(task.name, task.data) for task in tasks_in(tmp_path)}
+    assert found == {
+        ("news-category", "sundaily"),
+        ("news-headline", "sundaily"),
+        ("rating", "stars"),
+        ("commit-area", "redis"),
+        ("commit-subject", "redis"),
+    }
+    (area,) = choose(tmp_path, ["commit-area"], "redis")
+    events = area.events(tmp_path)
+    assert events["text"].to_list() == ["fix a leak"] * 3
+    assert events["known"].to_list() == [1_600_000_500] * 3
+    assert len(choose(tmp_path, [])) == 5
+    with pytest.raises(NotFoundError, match=r"no commit-area of git; there is .*commit-area \(redis\)"):
+        choose(tmp_path, ["commit-area"], "git")
+    with pytest.raises(NotFoundError, match="no LaMP-3") as caught:
+        choose(tmp_path, ["LaMP-3", "rating"])
+    assert "LaMP_3" in str(caught.value)
 
 
 def test_lamps_own_layout_is_read(tmp_path: Path, tiny_encoder: Path) -> None:
