@@ -14,6 +14,9 @@ from matplotlib import pyplot as plt
 
 #: The arms of the plots by history.
 SHOWN = ("default", "tide", "tapper", "pplug")
+GAINS = "gains.svg"
+#: Whom tide is set against in the plot of gains.
+RIVALS = ("tapper", "pplug", "bm25", "recency", "default", "none")
 
 
 def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[int, float]]]:
@@ -36,7 +39,6 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
 
     Those by history need outcomes of every arm they show: where the cache lacks one, the plot that was made before stays.
     """
-    place.mkdir(parents=True, exist_ok=True)
     for task, data, split in sorted({(r["task"], r["data"], r["split"]) for r in rows if AGED not in r["split"]}):
         mine = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll")]
         # Fewer seeds are other users.
@@ -81,9 +83,35 @@ def age_plots(rows: list[dict[str, Any]], place: Path) -> None:
         _save(figure, place / f"{task}-{data}-{split}-age.svg")
 
 
+def gain_plot(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], place: Path) -> None:
+    """tide's gain in loss over each rival, in percent of the rival's, with its interval; a line a task and split."""
+    loss = {(r["task"], r["data"], r["split"], r["arm"]): r["mean"] for r in rows if r["metric"] == "nll"}
+    mine = [v for v in verdicts if (v["arm"], v["metric"]) == ("tide", "nll") and v["against"] in RIVALS]
+    cells = sorted({(v["task"], v["data"], v["split"]) for v in mine if v["against"] == "tapper"}, reverse=True)
+    if not cells:
+        return
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.7 * len(cells)))
+    for at, rival in enumerate(RIVALS):
+        here = [v for v in mine if v["against"] == rival and (v["task"], v["data"], v["split"]) in cells]
+        scale = [100 / loss[v["task"], v["data"], v["split"], rival] for v in here]
+        middle = np.array([k * v["difference"] for k, v in zip(scale, here, strict=True)])
+        ends = np.array([[k * v["low"], k * v["high"]] for k, v in zip(scale, here, strict=True)]).reshape(-1, 2).T
+        height = [cells.index((v["task"], v["data"], v["split"])) + 0.3 - 0.12 * at for v in here]
+        axes.errorbar(
+            middle, height, xerr=np.maximum(0, [middle - ends[0], ends[1] - middle]), fmt="o", markersize=4, label=f"over {rival}"
+        )
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.axvline(-1, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(cells)), [f"{task}, {split} users" for task, _, split in cells])
+    axes.set(xlabel="tide's gain in nll, % of the rival's; bars: 95 %; dotted: -1 %")
+    axes.legend(fontsize=7)
+    _save(figure, place / GAINS)
+
+
 def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     # Without a date, the same figures make the same file.
     mpl.rcParams["svg.hashsalt"] = "tapstate"
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

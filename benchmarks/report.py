@@ -9,7 +9,8 @@ import typer
 
 from benchmarks.arms import ARMS, PROMPTED, REFERENCE
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
-from benchmarks.plots import age_plots, ages, plots
+from benchmarks.plots import GAINS, age_plots, ages, gain_plot, plots
+from benchmarks.summary import summary
 from benchmarks.tables import AGED, load
 from benchmarks.tasks import LAMP, TASKS
 from benchmarks.variants import RATES, SHAPES, TRAINED
@@ -180,8 +181,10 @@ def run(
     arms = {r["arm"] for r in rows}
     run_on = {t: {r["arm"] for r in rows if (r["task"], r["data"]) == (t.name, t.data)} for t in TASKS if (t.name, t.data) in tasks}
     absent = [t.name + " (" + t.data + ")" for t in TASKS if (t.name, t.data) not in tasks]
-    age_plots(rows, docs / "quality")
     fresh = [r for r in rows if AGED not in r["split"]]
+    short = summary(fresh, verdicts)
+    age_plots(rows, docs / "quality")
+    gain_plot(fresh, verdicts, docs / "quality")
     seeds = sorted({r["seeds"] for r in fresh})
     trained = [r.about["budget"] for by in load(cache / "outcomes").values() for r in by.values() if "budget" in r.about]
     budgets = sorted({json.dumps({k: v for k, v in b.items() if k not in ("learning_rate", "lag")}) for b in trained})
@@ -190,6 +193,7 @@ def run(
         "",
         "Written by `python -m benchmarks.report` from what `python -m benchmarks.quality` measured. Do not edit by hand.",
         "",
+        *(["## In short", "", *short, f"![gains](quality/{GAINS})", ""] if short else []),
         "## What was measured",
         "",
         *(["**One seed: a direction, not a verdict.** The machine was shared, so the times are upper bounds.", ""] if seeds == [1] else []),
@@ -253,7 +257,7 @@ def run(
         "",
         "## Plots",
         "",
-        *(f"![{name}](quality/{name})" for name in plots(cache, rows, docs / "quality")),
+        *(f"![{name}](quality/{name})" for name in plots(cache, rows, docs / "quality") if name != GAINS),
         "",
     ]
     (docs / "quality.md").write_text("\n".join(page))

@@ -1,0 +1,55 @@
+"""What the tables come to: the better rival is chosen by the metric's own direction, and words follow the intervals."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.summary import PAPERS, rivalries, summary
+
+CELL = {"task": "rating", "data": "movielens", "split": "known"}
+
+
+def figures(metric: str, seeds: int = 3, **means: float) -> list[dict[str, Any]]:
+    costs = {"tide": 6_000.0, "tapper": 800_000.0, "pplug": 400_000.0}
+    about = {**CELL, "metric": metric, "seeds": seeds}
+    return [{**about, "arm": a, "mean": m, "stored_bytes_at_512_items": costs.get(a)} for a, m in means.items()]
+
+
+def verdict(metric: str, against: str, gain: float, low: float, high: float, arm: str = "tide") -> dict[str, Any]:
+    return {**CELL, "metric": metric, "arm": arm, "against": against, "difference": gain, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(("metric", "better"), [("mae", "tapper"), ("nll", "tapper"), ("accuracy", "pplug"), ("rougeL", "pplug")])
+def test_the_better_rival_has_the_lower_error_or_the_higher_score(metric: str, better: str) -> None:
+    rows = figures(metric, tide=0.6, tapper=0.5, pplug=0.7)
+    pairs = [verdict(metric, arm, 0.1, 0.05, 0.15) for arm in PAPERS]
+    (found,) = rivalries(rows, pairs, PAPERS)
+    assert (found.rival, found.figure) == (better, 0.5 if better == "tapper" else 0.7)
+
+
+def test_a_cell_without_all_rivals_or_with_other_seeds_is_left_out() -> None:
+    pairs = [verdict("nll", arm, 0.1, 0.05, 0.15) for arm in PAPERS]
+    lacking = figures("nll", tide=0.6, tapper=0.7)
+    unequal = [*lacking, *figures("nll", seeds=1, pplug=0.8)]
+    assert rivalries(lacking, pairs, PAPERS) == rivalries(unequal, pairs, PAPERS) == []
+    assert summary(lacking, pairs) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.001, 0.2, "better"), (-0.006, 0.2, "no worse"), (-0.007, 0.2, "not clear"), (-0.3, 0.2, "not clear"), (-0.3, -0.1, "worse")],
+)
+def test_the_line_is_a_hundredth_of_the_rivals_loss(low: float, high: float, told: str) -> None:
+    rows = figures("nll", tide=0.6, tapper=0.65, pplug=0.7)
+    page = "\n".join(summary(rows, [verdict("nll", arm, 0.05, low, high) for arm in PAPERS]))
+    assert f"| 0.600 | tapper 0.650 | +0.0500 | {low:+.4f} to {high:+.4f} | {told} |" in page
+    assert "tide 6,000, tapper 800,000, 133 times as many" in page
+
+
+def test_controls_are_told_with_their_intervals() -> None:
+    rows = figures("nll", tide=0.6, tapper=0.65, pplug=0.7)
+    pairs = [verdict("nll", arm, 0.05, 0.01, 0.1) for arm in PAPERS]
+    pairs.append(verdict("nll", "default", -0.002, -0.004, 0.001, arm="tide-shuffled-users"))
+    page = "\n".join(summary(rows, pairs))
+    assert "(`tide-shuffled-users`, `default`), gain in nll: rating known -0.0020 (-0.0040 to +0.0010)." in page
+    assert "(`default`, `none`)" not in page
