@@ -20,7 +20,8 @@ from pyarrow.compute import Expression
 from store.conflicts import missing, rival
 from store.objects import Objects
 from store.places import holding
-from store.tables import BATCH_ROWS, Tables, data_files
+from store.rows import BATCH_ROWS
+from store.tables import Tables, data_files
 
 Rows = npt.NDArray[np.uint64]
 #: How often another writer may come between before a purge gives up.

@@ -14,7 +14,8 @@ from pyarrow.compute import Expression
 from schemas.errors import ConflictError
 from store.conflicts import replaced, rival
 from store.failures import LANCE_ERRORS, failure
-from store.tables import ATTEMPTS, Tables
+from store.rows import ATTEMPTS
+from store.tables import Tables
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ def vectors(keys: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("few", [0, 1_000], ids=["by a pass", "by filter"])
 def test_round_trip(home: Home, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
-    monkeypatch.setattr("store.tables.FEW", few)
+    monkeypatch.setattr("store.rows.FEW", few)
     monkeypatch.setattr("store.places.PASS_ROWS", 7)
     cache = Embeddings(home, "encoder", 3)
     keys = np.array([2**63 - 1, -(2**63), 0, *range(1, 40)], np.int64)

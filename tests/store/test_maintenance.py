@@ -302,7 +302,7 @@ def test_indices_are_read_by(home: Home, put: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("few", [0, 1_000], ids=["by a pass", "by filter"])
 def test_a_reader_outlives_compaction(home: Home, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     """A table opened before its files went is read again from the newest version; so is one in which keys are looked up."""
-    monkeypatch.setattr("store.tables.FEW", few)
+    monkeypatch.setattr("store.rows.FEW", few)
     schema = pa.schema([("n", pa.int64())])
     for start in range(0, 40, 10):
         home.tables.append("t", schema, iter([pa.record_batch({"n": range(start, start + 10)}, schema)]), home.tables.mark("t", schema))

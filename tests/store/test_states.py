@@ -129,7 +129,7 @@ def test_like_a_dictionary_updated(home: Home, writes: list[dict[str, int]], ran
     keys, whole = np.array([user_key(user) for user in "abcdefg"]), states.read(runs)
     for few in (0, 1_000):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("store.tables.FEW", few)
+            patch.setattr("store.rows.FEW", few)
             assert states.read(runs, keys=keys).equals(whole)
             assert marks(states, runs, keys=keys[:3]) == {user: mark for user, mark in left.items() if user in "abc"}
 
@@ -137,7 +137,7 @@ def test_like_a_dictionary_updated(home: Home, writes: list[dict[str, int]], ran
 @pytest.mark.parametrize("few", [0, 1_000], ids=["by a pass", "by filter"])
 def test_two_users_of_one_key(states: States, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     """Each has a state of their own, though another run wrote it."""
-    monkeypatch.setattr("store.tables.FEW", few)
+    monkeypatch.setattr("store.rows.FEW", few)
     monkeypatch.setattr(f"{__name__}.user_key", lambda user: 7)
     write(states, 1, {"a": 1, "b": 1})
     write(states, 2, {"b": 2})

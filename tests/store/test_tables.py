@@ -32,7 +32,7 @@ def find(tables: Tables, keys: range, *runs: int) -> list[int]:
 @pytest.mark.parametrize("few", [0, 1_000], ids=["by a pass", "by filter"])
 def test_the_rows_whose_columns_are_among_the_values(home: Home, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     """Over several fragments, with rows deleted, after a compaction too."""
-    monkeypatch.setattr("store.tables.FEW", few)
+    monkeypatch.setattr("store.rows.FEW", few)
     monkeypatch.setattr("store.places.PASS_ROWS", 7)
     tables = home.tables
     assert find(tables, range(3), 1) == []
@@ -68,7 +68,7 @@ def tasks(tables: Tables, *keys: int) -> list[tuple[int, str | None]]:
 @pytest.mark.parametrize("few", [0, 1_000], ids=["by a pass", "by filter"])
 def test_a_table_of_an_earlier_release_gets_the_columns_it_lacks(home: Home, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     """By its first writer and without a byte of data; readers see nulls before and after, and write nothing."""
-    monkeypatch.setattr("store.tables.FEW", few)
+    monkeypatch.setattr("store.rows.FEW", few)
     tables = home.tables
     old = tables.mark("t", SCHEMA)
     tables.append("t", SCHEMA, iter(rows(range(4), SCHEMA).to_batches()), old)
@@ -115,7 +115,7 @@ def first_stale(opened: Any, stale: lance.LanceDataset) -> Any:
 
 
 def test_what_maintenance_replaces_is_read_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.tables.FEW", 0)
+    monkeypatch.setattr("store.rows.FEW", 0)
     tables = home.tables
     append(tables, range(5), 1)
     real, failed = Tables.open, list[int]()
