@@ -63,14 +63,17 @@ def judge(bench: Bench, llm: FrozenLLM, rows: Ints, prefixes: Prefixes, prompts:
     examples, kind = bench.examples, bench.task.kind
     asked = [examples.prompts[i] for i in rows] if prompts is None else prompts
     golds = [examples.targets[i] for i in rows]
+    # Rows are in the order of users: the answers that are written out are of all of them.
+    written = np.zeros(len(rows), bool)
+    written[np.random.default_rng(0).permutation(len(rows))[: WRITTEN if kind == "text" else None]] = True
     losses, answers = [], []
     for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
         with torch.no_grad():
             prefix = prefixes(rows[part])
             losses.append(llm.loss(prefix, asked[part], golds[part])[0])
-        if kind != "text" or start < WRITTEN:
-            answers += llm.generate(prefix, asked[part])
+            if len(mine := np.flatnonzero(written[part])):
+                answers += llm.generate(prefix[mine], [asked[part][i] for i in mine])
     columns = {"nll": torch.cat(losses).double().cpu().numpy()}
     if kind != "text":
         # An answer is right however the tokenizer spaces it.
@@ -84,8 +87,9 @@ def judge(bench: Bench, llm: FrozenLLM, rows: Ints, prefixes: Prefixes, prompts:
         error = score_errors(answers, golds)
         columns.update(mae=np.abs(error), squared=np.square(error))
     else:
-        for name, scores in rouge(answers, golds[: len(answers)]).items():
-            columns[name] = np.concatenate([scores, np.full(len(golds) - len(scores), np.nan)])
+        for name, scores in rouge(answers, [golds[i] for i in np.flatnonzero(written)]).items():
+            columns[name] = np.full(len(golds), np.nan)
+            columns[name][written] = scores
     return Outcome(bench.event[rows], examples.user[rows], stops_of(examples, rows) - examples.first[rows], columns)
 
 

@@ -2,8 +2,8 @@
 
 Users outside the test tune the frozen LLM: those with fewer than 10 examples and three in ten of the others.
 The rest are cut by key into three folds; seed s holds out fold s mod 3 as *new* users, so that three seeds see everyone new once.
-Test examples are the latest 30 % (of all, or of each user's own where users come and go in one burst); everything learned is learned
-from examples before them.
+Test examples are the latest 30 %, and everything is learned from examples before them; where users come and go in one burst they are the
+latest of each user's own, and only the same user's training examples are surely before them.
 """
 
 import hashlib
@@ -66,17 +66,20 @@ class Bench:
     event: Ints
 
     def rows(self, seed: int, split: Literal["train", "known", "new"], most: int | None = None) -> Ints:
-        """Examples of one split; of a test at most ``MAX_OF_USER`` a user and ``most`` in all, drawn with a fixed seed."""
+        """Examples of one split; of a test at most ``MAX_OF_USER`` a user and ``most`` in all, drawn with a fixed seed.
+
+        Known users have an example in training: of the draw, those of users who came later are left out.
+        """
         new = self.fold == seed % 3
-        chosen = {"train": ~new & ~self.test, "known": ~new & self.test, "new": new & self.test}[split]
-        rows = np.flatnonzero(chosen)
+        training = np.flatnonzero(~new & ~self.test)
         if split == "train":
-            return rows
-        rows = np.random.default_rng(0).permutation(rows)
+            return training
+        rows = np.random.default_rng(0).permutation(np.flatnonzero((new if split == "new" else ~new) & self.test))
         order = np.argsort(self.examples.user[rows], kind="stable")
         mine = self.examples.user[rows][order]
         rows = rows[np.sort(order[np.arange(len(rows)) - np.searchsorted(mine, mine) < MAX_OF_USER])]
-        return np.sort(rows[:most])
+        rows = np.sort(rows[:most])
+        return rows if split == "new" else rows[np.isin(self.examples.user[rows], self.examples.user[training])]
 
 
 def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMConfig) -> Bench:

@@ -18,6 +18,7 @@ from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder, default_model
 from encoders.tuning import tune, warm_seq2seq
 from schemas.config import EncoderConfig, LLMConfig
+from schemas.errors import TapstateError
 from schemas.keys import content_hash
 
 CACHE = Path(__file__).parent / ".cache"
@@ -83,8 +84,11 @@ def run(
     source: Annotated[str, typer.Option(help="Data set of the task. [default: its first]")] = "",
 ) -> None:
     """Make, or find, a task's frozen LLM and print its hash."""
-    chosen = choose(data, [task], source)[0]
-    bench = build(chosen, data, cache, TextEncoder(EncoderConfig()), config_for(chosen.kind))
+    try:
+        chosen = choose(data, [task], source)[0]
+        bench = build(chosen, data, cache, TextEncoder(EncoderConfig()), config_for(chosen.kind))
+    except TapstateError as error:
+        sys.exit(str(error))
     print(describe(bench), file=sys.stderr, flush=True)
     llm = frozen_llm(bench, cache, steps=steps)
     print(json.dumps(llm.describe()))

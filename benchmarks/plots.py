@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from benchmarks.summary import judged, rivalries
 from benchmarks.tables import AGED, load
 
 mpl.use("Agg")
@@ -22,27 +23,31 @@ RIVALS = ("tapper", "pplug", "bm25", "recency", "default", "none")
 def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[int, float]]]:
     """Loss by nights that the state is older than the last one, by arm, for (task, data, split).
 
-    Ages of other seeds, which are other users, than those of the last night are left out, and arms of one age.
+    Ages judged on other examples than the last night are left out, and arms of one age.
     """
     found: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    fresh = {(r["task"], r["data"], r["split"], r["arm"]): r["seeds"] for r in rows}
+    fresh = {(r["task"], r["data"], r["split"], r["arm"]): judged(r) for r in rows if r["metric"] == "nll"}
     for r in rows:
         split, _, nights = r["split"].partition(AGED)
-        if r["metric"] == "nll" and nights != "live" and r["seeds"] == fresh.get((r["task"], r["data"], split, r["arm"])):
+        if r["metric"] == "nll" and nights != "live" and judged(r) == fresh.get((r["task"], r["data"], split, r["arm"])):
             found[r["task"], r["data"], split][r["arm"]][int(nights or 0)] = r["mean"]
     some = {key: {arm: by for arm, by in arms.items() if len(by) > 1} for key, arms in sorted(found.items())}
     return {key: arms for key, arms in some.items() if arms}
 
 
 def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
-    """Quality against bytes per user and the length of the history; names of all plots that are in ``place``.
+    """Quality against bytes per user and the length of the history; names of all plots of ``rows``, others in ``place`` go.
 
     Those by history need outcomes of every arm they show: where the cache lacks one, the plot that was made before stays.
     """
+    kept = {GAINS, *(f"{'-'.join(cell)}-age.svg" for cell in ages(rows))}
+    kept |= {f"{r['task']}-{r['data']}-{r['split']}-{kind}.svg" for r in rows for kind in ("bytes", "history")}
+    for path in place.glob("*.svg"):
+        if path.name not in kept:
+            path.unlink()
     for task, data, split in sorted({(r["task"], r["data"], r["split"]) for r in rows if AGED not in r["split"]}):
         mine = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll")]
-        # Fewer seeds are other users.
-        sized = [r for r in mine if r["stored_bytes_at_512_items"] is not None and r["seeds"] == max(x["seeds"] for x in mine)]
+        sized = [r for r in mine if r["stored_bytes_at_512_items"] is not None and judged(r) == max(map(judged, mine))]
         if sized:
             figure, axes = plt.subplots(figsize=(5, 3.4))
             for r in sized:
@@ -50,11 +55,14 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
                 bytes_ = 1 if r["arm"] == "default" else r["stored_bytes_at_512_items"]
                 axes.errorbar(bytes_, r["mean"], yerr=[[max(0, low)], [max(0, high)]], fmt="o")
                 axes.annotate(r["arm"], (bytes_, r["mean"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
-            axes.set(xscale="log", xlabel="bytes per user in the bundle, at 512 items", ylabel="nll", title=f"{task}, {split} users")
+            axes.set(
+                xscale="log", xlabel="bytes per user in the bundle, at 512 items", ylabel="nll", title=f"{task} ({data}), {split} users"
+            )
             _save(figure, place / f"{task}-{data}-{split}-bytes.svg")
     runs = load(cache / "outcomes")
     for task, data, split in sorted({key[:3] for key in runs if AGED not in key[2]}):
-        cells = {r["arm"]: r["seeds"] for r in rows if (r["task"], r["data"], r["split"]) == (task, data, split) and r["arm"] in SHOWN}
+        here = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll") and r["arm"] in SHOWN]
+        cells = {r["arm"]: r["seeds"] for r in here if judged(r) == max(map(judged, here))}
         if not cells or any(len(runs.get((task, data, split, arm), {})) < seeds for arm, seeds in cells.items()):
             continue
         figure, axes = plt.subplots(figsize=(5, 3.4))
@@ -66,7 +74,9 @@ def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
             bins = np.clip(np.searchsorted(edges, length, side="right") - 1, 0, max(0, len(edges) - 2))
             places = sorted(set(bins.tolist()))
             axes.plot([np.median(length[bins == b]) + 1 for b in places], [loss[bins == b].mean() for b in places], "o-", label=arm)
-        axes.set(xscale="log", xlabel="events in the history at the last night, plus one", ylabel="nll", title=f"{task}, {split} users")
+        axes.set(
+            xscale="log", xlabel="events in the history at the last night, plus one", ylabel="nll", title=f"{task} ({data}), {split} users"
+        )
         axes.legend(fontsize=7)
         _save(figure, place / f"{task}-{data}-{split}-history.svg")
     return sorted(path.name for path in place.glob("*.svg"))
@@ -78,31 +88,31 @@ def age_plots(rows: list[dict[str, Any]], place: Path) -> None:
         figure, axes = plt.subplots(figsize=(5, 3.4))
         for arm, nights in by.items():
             axes.plot(sorted(nights), [nights[n] for n in sorted(nights)], "o-", label=arm)
-        axes.set(xscale="symlog", xlabel="nights that the state is older than the last one", ylabel="nll", title=f"{task}, {split} users")
+        axes.set(
+            xscale="symlog",
+            xlabel="nights that the state is older than the last one",
+            ylabel="nll",
+            title=f"{task} ({data}), {split} users",
+        )
         axes.legend(fontsize=7)
         _save(figure, place / f"{task}-{data}-{split}-age.svg")
 
 
 def gain_plot(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], place: Path) -> None:
     """tide's gain in loss over each rival, in percent of the rival's, with its interval; a line a task and split."""
-    loss = {(r["task"], r["data"], r["split"], r["arm"]): r["mean"] for r in rows if r["metric"] == "nll"}
-    mine = [v for v in verdicts if (v["arm"], v["metric"]) == ("tide", "nll") and v["against"] in RIVALS]
-    cells = sorted({(v["task"], v["data"], v["split"]) for v in mine if v["against"] == "tapper"}, reverse=True)
+    found = {rival: [r for r in rivalries(rows, verdicts, (rival,)) if r.metric == "nll"] for rival in RIVALS}
+    cells = sorted({(r.task, r.data, r.split) for r in found["tapper"]}, reverse=True)
     if not cells:
         return
     figure, axes = plt.subplots(figsize=(7, 1 + 0.7 * len(cells)))
-    for at, rival in enumerate(RIVALS):
-        here = [v for v in mine if v["against"] == rival and (v["task"], v["data"], v["split"]) in cells]
-        scale = [100 / loss[v["task"], v["data"], v["split"], rival] for v in here]
-        middle = np.array([k * v["difference"] for k, v in zip(scale, here, strict=True)])
-        ends = np.array([[k * v["low"], k * v["high"]] for k, v in zip(scale, here, strict=True)]).reshape(-1, 2).T
-        height = [cells.index((v["task"], v["data"], v["split"])) + 0.3 - 0.12 * at for v in here]
-        axes.errorbar(
-            middle, height, xerr=np.maximum(0, [middle - ends[0], ends[1] - middle]), fmt="o", markersize=4, label=f"over {rival}"
-        )
+    for at, (rival, mine) in enumerate(found.items()):
+        here = [r for r in mine if (r.task, r.data, r.split) in cells]
+        gain, low, high = (np.array([100 * getattr(r, name) / r.figure for r in here]) for name in ("gain", "low", "high"))
+        height = [cells.index((r.task, r.data, r.split)) + 0.3 - 0.12 * at for r in here]
+        axes.errorbar(gain, height, xerr=np.maximum(0, [gain - low, high - gain]), fmt="o", markersize=4, label=f"over {rival}")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(-1, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(cells)), [f"{task}, {split} users" for task, _, split in cells])
+    axes.set_yticks(range(len(cells)), [f"{task} ({data}), {split} users" for task, data, split in cells])
     axes.set(xlabel="tide's gain in nll, % of the rival's; bars: 95 %; dotted: -1 %")
     axes.legend(fontsize=7)
     _save(figure, place / GAINS)

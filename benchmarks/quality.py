@@ -102,7 +102,7 @@ def run(
     source: Annotated[str, typer.Option(help="Data set of the task, where it has several.")] = "",
     cache: Annotated[Path, typer.Option(help="Encoded texts, tuned LLMs, outcomes of single examples.")] = CACHE,
     results: Annotated[Path, typer.Option(help="Where quality.json and verdicts.json are.")] = Path(__file__).parent / "results",
-    steps: Annotated[int, typer.Option(help="Steps of every trained arm.")] = Budget.steps,
+    steps: Annotated[int, typer.Option(help="Steps of every trained arm; runs of others do not count.")] = Budget.steps,
     rate: Annotated[float | None, typer.Option(help="Learning rate; such runs do not count. [default: the method's own]")] = None,
     age: Annotated[
         list[int] | None, typer.Option(help="Judge states so many nights old; again for more; rows have a split of their own, known+7.")
@@ -110,7 +110,7 @@ def run(
     live: Annotated[
         bool, typer.Option("--live", help="Judge on histories up to the second before as well; rows have a split of their own, known+live.")
     ] = False,
-    examples: Annotated[int, typer.Option(help="Test examples of a split, at most.")] = 1_000,
+    examples: Annotated[int | None, typer.Option(help="Test examples of a split, at most. [default: the task's own]")] = None,
     tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 1_600,
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
 ) -> None:
@@ -125,11 +125,14 @@ def run(
         chosen = choose(data, task or [], source)
     except TapstateError as error:
         sys.exit(str(error))
+    failed = 0
     for one in chosen:
         try:
             bench = build(one, data, cache, encoder, config_for(one.kind))
         except TapstateError as error:
-            sys.exit(str(error))
+            print(error, file=sys.stderr, flush=True)
+            failed = 1
+            continue
         print(describe(bench), file=sys.stderr, flush=True)
         llm = frozen_llm(bench, cache, steps=tuning_steps)
         for number in seed if seed is not None else [0, 1, 2]:
@@ -140,8 +143,9 @@ def run(
                 if lag == LIVE and "shuffled" in name:
                     continue
                 splits = SPLITS if split == "both" else (split,)
-                _one(bench, llm, name, number, splits, replace(budget, lag=lag), examples, cache)
+                _one(bench, llm, name, number, splits, replace(budget, lag=lag), examples or one.examples, cache)
                 write_tables(cache / "outcomes", results)
+    sys.exit(failed)
 
 
 def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, ...], budget: Budget, most: int, cache: Path) -> None:

@@ -1,4 +1,4 @@
-"""From outcomes of single examples to ``quality.json`` and ``verdicts.json``: means, seeds pooled, intervals by bootstrap over users."""
+"""From outcomes of examples to ``quality.json`` and ``verdicts.json``: the all seeds pooled, intervals by bootstrap over users."""
 
 import json
 from collections import defaultdict
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.metrics import macro_f1_of
-from benchmarks.variants import RATES, SHAPES, method_of
+from benchmarks.variants import RATES, SHAPES, Budget, method_of
 
 RESAMPLES = 1_000
 COSTS = (
@@ -48,13 +47,16 @@ class Run:
 
 
 def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
-    """(task, data, split, arm) to seed to its latest run; of a task only what was run against its latest LLM, and at its method's rate."""
+    """(task, data, split, arm) to seed to its latest run of the most examples; of a task only what was run against its latest LLM, and
+    trained for ``Budget.steps`` at its method's rate."""
     found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
     kept = [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
     latest = {(about["task"], about["data"]): about["llm"] for _, about in kept}
-    for path, about in kept:
-        rate = about.get("budget", {}).get("learning_rate")
-        if about["llm"] != latest[about["task"], about["data"]] or (rate is not None and rate != RATES[method_of(about["arm"])]):
+    for path, about in sorted(kept, key=lambda one: one[1].get("examples", 0)):
+        budget = about.get("budget", {})
+        rate, steps = budget.get("learning_rate"), budget.get("steps", Budget.steps)
+        strange = steps != Budget.steps or (rate is not None and rate != RATES[method_of(about["arm"])])
+        if strange or about["llm"] != latest[about["task"], about["data"]]:
             continue
         with np.load(path.with_suffix(".npz")) as arrays:
             run = Run(about, dict(arrays))
@@ -68,17 +70,15 @@ def metrics_of(run: Run) -> list[str]:
     return names + (["nll"] if "nll" in run.arrays else [])
 
 
-def value(metric: str, arrays: dict[str, npt.NDArray[Any]], labels: int) -> float:
-    """One figure over all examples of ``arrays``."""
-    if metric == "f1":
-        return macro_f1_of(arrays["found"], arrays["gold"], labels)
-    if metric == "rmse":
-        return float(np.sqrt(np.nanmean(arrays["squared"])))
-    return float(np.nanmean(arrays[metric]))
+def _column(metric: str) -> str:
+    """The array that a metric is made of, NaN where an example has none of it."""
+    return {"rmse": "squared", "f1": "accuracy"}.get(metric, metric)
 
 
 def resampled(metric: str, runs: list[Run], draws: npt.NDArray[np.int64], users: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The figure under each draw of users, ``[draws]``; all seeds' examples of a user are drawn together.
+
+    F1 is averaged over the full list of labels, as LaMP has it: an answer that is no label is a miss, a label that never occurs scores 0.
 
     Args:
         draws: int64 ``[draws, users]``, how often each user is drawn.
@@ -96,7 +96,7 @@ def resampled(metric: str, runs: list[Run], draws: npt.NDArray[np.int64], users:
         np.add.at(counts[2], (owner[valid], found[valid]), 1)
         right, wanted, given = (draws @ c for c in counts)
         return np.asarray((2 * right / np.maximum(wanted + given, 1e-12)).mean(1))
-    column = np.concatenate([r.arrays["squared" if metric == "rmse" else metric] for r in runs])
+    column = np.concatenate([r.arrays[_column(metric)] for r in runs])
     there = ~np.isnan(column)
     total = np.bincount(owner[there], weights=column[there], minlength=len(users))
     size = np.bincount(owner[there], minlength=len(users))
@@ -119,13 +119,15 @@ def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
         runs = [by_seed[s] for s in sorted(by_seed)]
         users = _users(runs)
         for metric in metrics_of(runs[0]):
-            each = [value(metric, r.arrays, r.about["labels"]) for r in runs]
+            once = np.ones((1, len(users)), np.int64)
+            each = [resampled(metric, [r], once, users)[0] for r in runs]
             spread = resampled(metric, runs, _draws(len(users)), users)
+            judged = np.concatenate([r.arrays["user"][~np.isnan(r.arrays[_column(metric)])] for r in runs])
             costs = [r.about["costs"] for r in runs]
             row: dict[str, Any] = {"task": task, "data": data, "split": split, "arm": arm, "metric": metric}
-            row["mean"] = float(np.mean(each))
+            row["mean"] = float(resampled(metric, runs, once, users)[0])
             row.update(low=float(np.quantile(spread, 0.025)), high=float(np.quantile(spread, 0.975)), std=float(np.std(each)))
-            row.update(seeds=len(runs), users=len(users), examples=sum(len(r.arrays["user"]) for r in runs))
+            row.update(seeds=len(runs), users=len(np.unique(judged)), examples=len(judged))
             row.update({c: float(np.mean([x[c] for x in costs])) if all(c in x for x in costs) else None for c in COSTS})
             row.update(llm=runs[-1].about["llm"], device=runs[-1].about["device"])
             rows.append({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
@@ -145,8 +147,13 @@ def _paired(one: Run, other: Run) -> tuple[Run, Run] | None:
     for run in (one, other):
         kept = np.flatnonzero(np.isin(run.arrays["event"], shared))
         kept = kept[np.argsort(run.arrays["event"][kept])]
-        both.append(Run(run.about, {name: x[kept] for name, x in run.arrays.items()}))
-    return both[0], both[1]
+        both.append({name: x[kept] for name, x in run.arrays.items()})
+    for name in both[0].keys() & both[1].keys():
+        if both[0][name].dtype.kind == "f":
+            # Answers that only one of them wrote out.
+            lacking = np.isnan(both[0][name]) | np.isnan(both[1][name])
+            both = [{**arrays, name: np.where(lacking, np.nan, arrays[name])} for arrays in both]
+    return Run(one.about, both[0]), Run(other.about, both[1])
 
 
 def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import polars as pl
 
 from encoders.examples import DAY
 from pipelines.sources.lamp import LampSource
-from schemas.errors import NotFoundError
+from schemas.errors import InputError, NotFoundError
 
 Kind = Literal["label", "rating", "text"]
 
@@ -32,6 +32,7 @@ class Task:
         kind: how answers are scored.
         tuning_tenths: tenths of the users with enough examples that tune the LLM instead.
         per_user: the test is the last part of each user's own time.
+        examples: of a split of the test, at most.
     """
 
     name: str
@@ -41,23 +42,30 @@ class Task:
     kind: Kind
     tuning_tenths: int = 3
     per_user: bool = False
+    examples: int = 1_000
 
     def events(self, directory: Path) -> pl.DataFrame:
         """The columns of ``load``, times int64, one row an event.
 
         Raises:
             NotFoundError: the file is not in ``directory``.
+            InputError: it does not hold what such files hold.
         """
-        rows = self.load(_there(directory / self.file)).with_columns(
-            pl.col("ts", "known").cast(pl.Int64), pl.col("text").str.slice(0, 1_000)
-        )
+        file = _there(directory / self.file)
+        try:
+            rows = self.load(file).with_columns(pl.col("ts", "known").cast(pl.Int64), pl.col("text").str.slice(0, 1_000))
+        except pl.exceptions.PolarsError as error:
+            said = str(error).splitlines()[0]
+            raise InputError(
+                f"{self.file} is not as {self.name} reads it: {said}", where=str(directory), mend="see benchmarks/tasks.py"
+            ) from error
         names = ["user_id", "event_id", "ts", "known", "text", "target", "value", *(["judged"] if "judged" in rows.columns else [])]
         return rows.select(names).unique(["user_id", "event_id"], keep="first")
 
 
 def _there(path: Path) -> Path:
     if not path.exists():
-        raise NotFoundError(f"{path.name} is not there", where=str(path.parent), mend="python -m benchmarks.quality --data DIR")
+        raise NotFoundError(f"{path.name} is not there", where=str(path.parent), mend=f"put it there, or --data DIR with {path.name}")
     return path
 
 
@@ -124,10 +132,18 @@ def commit_subject(file: Path) -> pl.DataFrame:
     return rows.with_columns(text=pl.col("body"), target=pl.col("bare"))
 
 
+#: Where LaMP's instruction ends and the text of a question begins.
+_MARKS = {"2": "description:", "2N": "article:", "2M": "description:", "3": "review:", "4": "article:", "5": "paper:"}
+
+
 def lamp(folder: Path, task: str) -> pl.DataFrame:
     """LaMP's own files, ``LaMP_<task>/{train,dev}_{questions,outputs}.json``: profile items are the past, the questions are judged.
 
-    A question comes the day after the last item of its profile. Users are questions where the files name no user.
+    A question comes the day after the last item of its profile, and its text is what follows the task's instruction, as items have it.
+    Users are questions where the files name no user.
+
+    Raises:
+        InputError: no question has an answer.
     """
     items = pl.concat([batch.rows for batch in LampSource(folder, task).batches()])
     items = items.with_columns(
@@ -142,7 +158,12 @@ def lamp(folder: Path, task: str) -> pl.DataFrame:
         if (folder / f"{split}_questions.json").is_file():
             for question in json.loads((folder / f"{split}_questions.json").read_text()):
                 user, number = str(question.get("user_id", question["id"])), str(question["id"])
-                rows.append({"user_id": user, "event_id": f"question-{number}", "text": question["input"], "target": golds.get(number)})
+                _, marked, text = question["input"].partition(_MARKS[task])
+                row = {"user_id": user, "event_id": f"question-{number}", "text": text.strip() if marked else question["input"]}
+                rows.append({**row, "target": golds.get(number)})
+    if not golds or not rows:
+        mend = "put train_questions.json and train_outputs.json there, or those of dev"
+        raise InputError("no question has an answer: LaMP keeps those of its test", where=str(folder), mend=mend)
     asked = pl.DataFrame(rows).join(last, on="user_id").drop_nulls("target").with_columns(value=None, judged=True)
     names = ["user_id", "event_id", "ts", "text", "target", "value", "judged"]
     events = pl.concat([items.select(names), asked.with_columns(pl.col("value").cast(pl.Float64)).select(names)])
@@ -151,7 +172,7 @@ def lamp(folder: Path, task: str) -> pl.DataFrame:
 
 TASKS = [
     Task("news-category", "huffpost", "huffpost_news.jsonl.gz", news_category, "label"),
-    Task("rating", "movielens", "movielens_latest_small", ratings, "rating", per_user=True),
+    Task("rating", "movielens", "movielens_latest_small", ratings, "rating", per_user=True, examples=2_500),
     Task("commit-area", "git", "commits_git.jsonl.gz", commit_area, "label"),
     Task("commit-area", "curl", "commits_curl.jsonl.gz", commit_area, "label"),
     Task("news-headline", "huffpost", "huffpost_news.jsonl.gz", news_headline, "text"),
@@ -171,7 +192,8 @@ def tasks_in(directory: Path) -> list[Task]:
         before, after = task.file.split(task.data)
         for path in sorted(directory.glob(f"{before}*{after}")):
             data = path.name.removeprefix(before).removesuffix(after)
-            found.setdefault((task.name, data), replace(task, data=data, file=path.name))
+            if data:
+                found.setdefault((task.name, data), replace(task, data=data, file=path.name))
     return [task for task in (*found.values(), *LAMP) if (directory / task.file).exists()]
 
 
@@ -183,13 +205,23 @@ def choose(directory: Path, names: Sequence[str], data: str = "") -> list[Task]:
     """
     there = tasks_in(directory)
     chosen = [task for task in there if (task.name in names if names else task not in LAMP) and data in ("", task.data)]
-    absent = sorted(set(names) - {task.name for task in chosen})
-    if absent or not chosen:
-        files = sorted({task.file for task in (*TASKS, *LAMP) if task.name in absent or not absent})
+    absent = sorted(set(names) - {task.name for task in there})
+    if absent:
+        files = sorted({task.file for task in (*TASKS, *LAMP) if task.name in absent})
         raise NotFoundError(
-            f"there is no {', '.join(absent) or 'task'}{f' of {data}' if data else ''}"
-            f"; there is {', '.join(f'{task.name} ({task.data})' for task in there) or 'nothing'}",
+            f"there is no {', '.join(absent)}; there is {_told(there)}",
             where=str(directory),
-            mend=f"--data DIR with {', '.join(files)}" if files else "--task",
+            mend=f"--data DIR with {', '.join(files)}" if files else "--task with one of these",
+        )
+    if not chosen:
+        what = " or ".join(names) or "task but LaMP's, which have to be named,"
+        raise NotFoundError(
+            f"there is no {what}{f' of {data}' if data else ''}; there is {_told(there)}",
+            where=str(directory),
+            mend="--source with one of these, or --data DIR with another",
         )
     return chosen
+
+
+def _told(tasks: Sequence[Task]) -> str:
+    return ", ".join(f"{task.name} ({task.data})" for task in tasks) or "nothing"

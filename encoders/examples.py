@@ -6,6 +6,7 @@ nights of extra lag in training: train as you serve. Never the same moment, neve
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,10 +121,10 @@ class Examples:
     def joined(self, other: "Examples") -> "Examples":
         """These examples and then ``other``'s, over both's events; ``vectors`` and ``tasks`` are the same."""
         names = ("known", "ts", "key", "text", "target", "value", "event_task", "user", "now", "query", "answer", "task")
-        arrays = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names}
+        fields: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names}
         first, last = (np.concatenate([getattr(self, n), getattr(other, n) + len(self.ts)]) for n in ("first", "last"))
         prompts, targets = [*self.prompts, *other.prompts], [*self.targets, *other.targets]
-        return Examples(self.vectors, tasks=self.tasks, first=first, last=last, prompts=prompts, targets=targets, **arrays)
+        return replace(self, first=first, last=last, prompts=prompts, targets=targets, **fields)
 
     def strangers(self, rows: Ints, rng: np.random.Generator) -> Ints:
         """For each example another one, of another user wherever there are two."""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from benchmarks.tasks import LAMP, TASKS, choose, tasks_in
 from benchmarks.variants import HISTORY
 from encoders.examples import DAY
 from encoders.llm import FrozenLLM
+from encoders.relabelling import batches
 from encoders.text import TextEncoder
 from encoders.tuning import small_causal
 from schemas.config import EncoderConfig, LLMConfig
-from schemas.errors import LeakError, NotFoundError
+from schemas.errors import InputError, LeakError, NotFoundError
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,37 @@ def test_the_controls_change_what_they_say(bench: Bench) -> None:
     np.testing.assert_array_equal(plain.key, shuffled.key)
 
 
+def test_a_control_is_one_in_training_too(bench: Bench) -> None:
+    """Where labels repeat, every batch comes of the examples and their copies together."""
+    shuffled = ShuffledDates(**vars(bench.examples))
+    rows = bench.rows(0, "train")
+    drawn = batches(shuffled, rows, 8, 0.5, np.random.default_rng(0))
+    seen = np.zeros(2, bool)
+    for (shown, chosen, copy), _ in zip(drawn, range(5), strict=False):
+        histories = shown.histories(chosen, size=HISTORY)
+        out_of_order = [(np.diff(histories.ts[histories.user == one]) < 0).any() for one in range(len(chosen))]
+        for kind in (False, True):
+            seen[int(kind)] |= np.any(np.array(out_of_order)[copy == kind])
+    assert seen.all()
+
+
+def test_known_users_have_examples_in_training(tmp_path: Path, tiny_encoder: Path) -> None:
+    """Two authors begin when the test does."""
+    late = {"author1", "author5"}
+    began = 1_500_000_000 // DAY + DAYS - 11
+    made = articles(tmp_path, tiny_encoder, lambda user, day: "a b", lambda user, day: user not in late or day >= began)
+    for seed in range(3):
+        train, known, new = (made.rows(seed, split) for split in ("train", "known", "new"))  # type: ignore[arg-type]
+        assert set(made.examples.user[known]) <= set(made.examples.user[train])
+        assert len(known) > 0
+        # Nobody is known and new; who came late and is not held out is neither.
+        assert not set(made.examples.user[known]) & set(made.examples.user[new])
+    came_late = set(made.examples.user) - set(made.examples.user[~made.test])
+    assert came_late
+    assert not came_late & {user for seed in range(3) for user in made.examples.user[made.rows(seed, "known")]}
+    assert came_late <= {user for seed in range(3) for user in made.examples.user[made.rows(seed, "new")]}
+
+
 def test_a_missing_file_is_named(tmp_path: Path, tiny_encoder: Path) -> None:
     encoder = TextEncoder(EncoderConfig(model=str(tiny_encoder), max_tokens=16))
     with pytest.raises(NotFoundError, match="movielens_latest_small"):
@@ -200,7 +233,11 @@ def test_lamps_own_layout_is_read(tmp_path: Path, tiny_encoder: Path) -> None:
         profile = [
             {"id": str(i), "text": f"article {i}", "category": ["food", "crime"][i % 2], "date": f"2020-01-{i + 1:02}"} for i in range(14)
         ]
-        questions = [{"id": str(u), "input": f"which category is article {u}", "profile": profile} for u in users]
+        question = (
+            "Which category does this article relate to among the following categories? Just answer with the category name without further"
+            " explanation. categories: [crime, food] article: article {}"
+        )
+        questions = [{"id": str(u), "input": question.format(u), "profile": profile} for u in users]
         golds = [{"id": str(u), "output": "food"} for u in users if u != 31]
         (folder / f"{split}_questions.json").write_text(json.dumps(questions))
         (folder / f"{split}_outputs.json").write_text(json.dumps({"task": "LaMP_2N", "golds": golds}))
@@ -209,10 +246,21 @@ def test_lamps_own_layout_is_read(tmp_path: Path, tiny_encoder: Path) -> None:
     assert made.labels == ["crime", "food"]
     asked = np.flatnonzero(made.test)
     assert {made.examples.targets[i] for i in asked} == {"food"}
-    assert all(made.examples.prompts[i].startswith("which category") for i in asked)
+    assert all(re.fullmatch("article [0-9]+ =>", made.examples.prompts[i]) for i in asked)
     assert {len(made.examples.histories(asked[[k]], size=HISTORY)) for k in range(len(asked))} == {14}
     refuse_leaks(made.examples, asked, made.event)
     assert len(made.lessons.prompts) > 0
+
+
+def test_lamps_questions_without_answers_and_files_of_another_form_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "LaMP_3").mkdir()
+    question = {"id": "1", "input": "review: x", "profile": [{"id": "2", "text": "y", "score": "4", "date": "2020-01-01"}]}
+    (tmp_path / "LaMP_3" / "test_questions.json").write_text(json.dumps([question]))
+    with pytest.raises(InputError, match="no question has an answer"):
+        choose(tmp_path, ["LaMP-3"])[0].events(tmp_path)
+    (tmp_path / "odd_news.jsonl.gz").write_bytes(gzip.compress(b'{"title": "x"}\n'))
+    with pytest.raises(InputError, match="is not as news-category reads it"):
+        choose(tmp_path, ["news-category"])[0].events(tmp_path)
 
 
 def test_replacing_a_field_keeps_the_rest(bench: Bench) -> None:

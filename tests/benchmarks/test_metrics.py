@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from benchmarks.metrics import accuracy, label_index, macro_f1, mae, rmse, rouge, score_errors
+from benchmarks.metrics import label_index, rouge, score_errors
+from benchmarks.tables import Run, resampled
 
 LABELS = ["crime", "sports", "travel", "wellness"]
+
+
+def figure(metric: str, **columns: np.ndarray) -> float:
+    """As the tables have it, of one run of one user."""
+    run = Run({"labels": len(LABELS)}, {"user": np.zeros(len(next(iter(columns.values()))), np.int64), **columns})
+    return float(resampled(metric, [run], np.ones((1, 1), np.int64), np.zeros(1, np.int64))[0])
 
 
 def test_answers_match_labels_stripped_and_exactly() -> None:
@@ -16,8 +23,9 @@ def test_f1_is_over_the_full_list_of_labels() -> None:
     """crime: 1 of 2 found, nothing else called crime: F1 2/3. sports: found, and called once more: 2/3. travel, wellness: 0."""
     golds = ["crime", "crime", "sports", "travel"]
     answers = ["crime", "nonsense", "sports", "sports"]
-    assert accuracy(answers, golds, LABELS) == 0.5
-    assert macro_f1(answers, golds, LABELS) == pytest.approx((2 / 3 + 2 / 3 + 0 + 0) / 4)
+    found, gold = label_index(answers, LABELS), label_index(golds, LABELS)
+    assert figure("accuracy", accuracy=(found == gold).astype(float)) == 0.5
+    assert figure("f1", found=found, gold=gold) == pytest.approx((2 / 3 + 2 / 3 + 0 + 0) / 4)
 
 
 @pytest.mark.parametrize(
@@ -38,9 +46,9 @@ def test_an_answer_that_is_no_number_counts_as_the_farther_end(answer: str, gold
 
 
 def test_mae_and_rmse() -> None:
-    answers, golds = ["4", "x", "2.5"], ["5", "1", "2.5"]
-    assert mae(answers, golds) == pytest.approx(5 / 3)
-    assert rmse(answers, golds) == pytest.approx(np.sqrt(17 / 3))
+    errors = score_errors(["4", "x", "2.5"], ["5", "1", "2.5"])
+    assert figure("mae", mae=np.abs(errors)) == pytest.approx(5 / 3)
+    assert figure("rmse", squared=np.square(errors)) == pytest.approx(np.sqrt(17 / 3))
 
 
 def test_rouge_is_the_f_measure_without_stemming() -> None:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from benchmarks.plots import ages
-from benchmarks.report import age_table, live_table, shape_table, weak
+from benchmarks.report import age_table, cost_table, live_table, quality_table, shape_table, weak
 
 
 def rows(metric: str, **means: float) -> list[dict[str, Any]]:
-    about = {"task": "rating", "data": "movielens", "split": "known", "metric": metric, "seeds": 1}
+    about = {"task": "rating", "data": "movielens", "split": "known", "metric": metric, "seeds": 1, "users": 40, "examples": 100}
     return [{**about, "arm": arm.replace("_", "-"), "mean": mean} for arm, mean in means.items()]
 
 
@@ -36,12 +36,12 @@ def test_ages_stand_beside_the_last_night_of_the_same_users() -> None:
         row["split"] = "known+7"
     assert ages(fresh + aged) == {("rating", "movielens", "known"): {"tide": {0: 0.6, 7: 0.65}}}
     assert "| rating (movielens) | known | tide | 0: 0.600, 7: 0.650 |" in age_table(fresh + aged)
-    assert ages(fresh) == ages(fresh + [{**row, "seeds": 3} for row in aged]) == {}, "other seeds are other users"
+    assert ages(fresh) == ages(fresh + [{**row, "seeds": 3} for row in aged]) == {}, "other seeds are other examples"
     live = [{**row, "split": "known+live"} for row in rows("nll", tide=0.5)]
     assert ages(fresh + live) == {}
     assert "| rating (movielens) | known | tide | nll | 0.600 | 0.500 | 1 |" in live_table(fresh + live)
     assert live_table(fresh + aged) == live_table(live) == []
-    assert live_table(fresh + [{**row, "seeds": 3} for row in live]) == [], "other seeds are other users"
+    assert live_table(fresh + [{**row, "seeds": 3} for row in live]) == [], "other seeds are other examples"
 
 
 def test_a_shape_is_told_by_what_it_gains_over_tide_whichever_stands_first() -> None:
@@ -54,3 +54,24 @@ def test_a_shape_is_told_by_what_it_gains_over_tide_whichever_stands_first() -> 
     lines = shape_table(stored, verdicts)
     assert "| tide-slots | rating (movielens) | known | nll | **-0.0500** | -0.0800 to -0.0100 | 3,000 | 1 |" in lines
     assert "| tide-1-slot | rating (movielens) | known | nll | -0.0200 | -0.0500 to +0.0100 | 3,000 | 1 |" in lines
+
+
+def test_arms_that_judged_other_users_do_not_make_an_llm_weak_and_say_how_many_they_judged() -> None:
+    twenty = [{**row, "users": 20, "examples": 50, "low": 0.8, "high": 1.0} for row in rows("accuracy", oppu=0.9)]
+    guess = [{**row, "low": 0.6, "high": 0.8} for row in rows("accuracy", none=0.5, own_majority=0.7, llm_times_prior=0.75)]
+    assert weak([*guess, *twenty]) == [], "the best arm through the LLM is llm-times-prior"
+    (named, _) = weak([row for row in [*guess, *twenty] if row["arm"] != "llm-times-prior"])
+    assert "the best arm through the LLM 0.500" in named
+    table = [{**row, "task": "news-category", "data": "huffpost"} for row in [*guess, *twenty]]
+    page = quality_table(table)
+    assert "40 users, 100 examples a seed." in page
+    assert "| oppu | 0.900 (0.800 to 1.000) |  |  | 20 | 1 |" in page
+
+
+def test_costs_of_all_arms_are_of_the_cell_that_most_ran_on() -> None:
+    costs = {"trained_params": 10.0, "stored_params_per_user": 5.0, "stored_bytes_per_user": 7.0, "stored_bytes_at_512_items": 9.0}
+    made = [{**row, **costs, "ms_per_query": 1.0, "night_seconds": None} for row in rows("nll", default=0.8, tide=0.6, tapper=0.7)]
+    other = [{**row, "task": "commit-area", "data": "git", "stored_bytes_per_user": 3.0} for row in made if row["arm"] == "tide"]
+    lines = cost_table([*other, *made])
+    assert "| tide | rating (movielens) | 10 | 5 | 7 | 9 | 1.00 |  |" in lines
+    assert "| default | rating (movielens) | 10 | 0 | 0 | 0 | 1.00 |  |" in lines

@@ -11,12 +11,12 @@ CELL = {"task": "rating", "data": "movielens", "split": "known"}
 
 def figures(metric: str, seeds: int = 3, **means: float) -> list[dict[str, Any]]:
     costs = {"tide": 6_000.0, "tapper": 800_000.0, "pplug": 400_000.0}
-    about = {**CELL, "metric": metric, "seeds": seeds}
+    about = {**CELL, "metric": metric, "seeds": seeds, "users": 40, "examples": 100}
     return [{**about, "arm": a, "mean": m, "stored_bytes_at_512_items": costs.get(a)} for a, m in means.items()]
 
 
 def verdict(metric: str, against: str, gain: float, low: float, high: float, arm: str = "tide") -> dict[str, Any]:
-    return {**CELL, "metric": metric, "arm": arm, "against": against, "difference": gain, "low": low, "high": high}
+    return {**CELL, "metric": metric, "arm": arm, "against": against, "difference": gain, "low": low, "high": high, "seeds": 3}
 
 
 @pytest.mark.parametrize(("metric", "better"), [("mae", "tapper"), ("nll", "tapper"), ("accuracy", "pplug"), ("rougeL", "pplug")])
@@ -25,6 +25,15 @@ def test_the_better_rival_has_the_lower_error_or_the_higher_score(metric: str, b
     pairs = [verdict(metric, arm, 0.1, 0.05, 0.15) for arm in PAPERS]
     (found,) = rivalries(rows, pairs, PAPERS)
     assert (found.rival, found.figure) == (better, 0.5 if better == "tapper" else 0.7)
+
+
+def test_a_cell_that_tells_nobody_apart_is_left_out() -> None:
+    pairs = [verdict("nll", arm, 0.1, 0.05, 0.15) for arm in PAPERS]
+    rows = figures("nll", tide=0.6, tapper=0.7, pplug=0.8, none=0.9)
+    assert len(rivalries(rows, pairs, PAPERS)) == 1
+    assert rivalries([{**row, "users": 29} for row in rows], pairs, PAPERS) == []
+    assert rivalries(figures("nll", tide=0.89, tapper=0.9, pplug=0.9, none=0.9), pairs, PAPERS) == [], "no prefix moves the LLM"
+    assert rivalries(rows, [{**pair, "seeds": 1} for pair in pairs], PAPERS) == [], "of two seeds the arms had unequal training"
 
 
 def test_a_cell_without_all_rivals_or_with_other_seeds_is_left_out() -> None:
@@ -37,12 +46,18 @@ def test_a_cell_without_all_rivals_or_with_other_seeds_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "told"),
-    [(0.001, 0.2, "better"), (-0.006, 0.2, "no worse"), (-0.007, 0.2, "not clear"), (-0.3, 0.2, "not clear"), (-0.3, -0.1, "worse")],
+    [
+        (0.001, 0.2, "better"),
+        (-0.006, 0.2, "no worse"),
+        (-0.006, -0.001, "worse, within the line"),
+        (-0.007, 0.2, "not clear"),
+        (-0.3, -0.1, "worse"),
+    ],
 )
 def test_the_line_is_a_hundredth_of_the_rivals_loss(low: float, high: float, told: str) -> None:
     rows = figures("nll", tide=0.6, tapper=0.65, pplug=0.7)
     page = "\n".join(summary(rows, [verdict("nll", arm, 0.05, low, high) for arm in PAPERS]))
-    assert f"| 0.600 | tapper 0.650 | +0.0500 | {low:+.4f} to {high:+.4f} | {told} |" in page
+    assert f"| 0.600 | tapper 0.650 | +0.0500 | {low:+.4f} to {high:+.4f} | {told} | 3 |" in page
     assert "tide 6,000, tapper 800,000, 133 times as many" in page
 
 
@@ -51,5 +66,5 @@ def test_controls_are_told_with_their_intervals() -> None:
     pairs = [verdict("nll", arm, 0.05, 0.01, 0.1) for arm in PAPERS]
     pairs.append(verdict("nll", "default", -0.002, -0.004, 0.001, arm="tide-shuffled-users"))
     page = "\n".join(summary(rows, pairs))
-    assert "(`tide-shuffled-users`, `default`), gain in nll: rating known -0.0020 (-0.0040 to +0.0010)." in page
+    assert "(`tide-shuffled-users`, `default`), gain in nll: rating (movielens) known -0.0020 (-0.0040 to +0.0010)." in page
     assert "(`default`, `none`)" not in page

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
-from benchmarks.metrics import macro_f1_of
 from benchmarks.tables import Run, _draws, resampled, write_tables
-from benchmarks.variants import RATES
+from benchmarks.variants import RATES, Budget
 
 
 def keep(place: Path, arm: str, seed: int, right: np.ndarray, user: np.ndarray) -> None:
@@ -64,11 +64,11 @@ def test_making_the_tables_again_changes_nothing_and_keeps_other_rows(results: P
 
 def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results: Path, tmp_path: Path) -> None:
     folder = tmp_path / "outcomes" / "t@d"
-    for seed, change in ((0, {"budget": {"steps": 1}}), (1, {"budget": {"steps": 2}})):
+    for seed, change in ((0, {"budget": {"history": 1}}), (1, {"budget": {"history": 2}})):
         for arm in ("tide", "default"):
             path = folder / f"{arm}-{seed}.json"
             about = json.loads(path.read_text())
-            path.write_text(json.dumps({**about, **(change if arm == "tide" else {"budget": {"steps": 1}})}))
+            path.write_text(json.dumps({**about, **(change if arm == "tide" else {"budget": {"history": 1}})}))
     results = tmp_path / "anew"
     write_tables(tmp_path / "outcomes", results)
     assert {row["seeds"] for row in json.loads((results / "verdicts.json").read_text())} == {1}
@@ -79,13 +79,54 @@ def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results:
     assert json.loads((results / "verdicts.json").read_text()) == []
 
 
-def test_a_run_at_another_rate_than_its_methods_does_not_count(results: Path, tmp_path: Path) -> None:
+def test_a_run_at_another_rate_or_of_other_steps_does_not_count(results: Path, tmp_path: Path) -> None:
     path = tmp_path / "outcomes" / "t@d" / "tide-1.json"
-    for rate, seeds in ((RATES["tide"], 2), (10.0, 1)):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "budget": {"learning_rate": rate}}))
-        write_tables(tmp_path / "outcomes", tmp_path / str(rate))
-        rows = json.loads((tmp_path / str(rate) / "quality.json").read_text())
+    for number, (rate, steps, seeds) in enumerate(((RATES["tide"], Budget.steps, 2), (10.0, Budget.steps, 1), (RATES["tide"], 20, 1))):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "budget": {"learning_rate": rate, "steps": steps}}))
+        write_tables(tmp_path / "outcomes", tmp_path / str(number))
+        rows = json.loads((tmp_path / str(number) / "quality.json").read_text())
         assert {row["seeds"] for row in rows if row["arm"] == "tide"} == {seeds}
+
+
+def test_of_several_runs_the_one_of_more_examples_counts(tmp_path: Path) -> None:
+    user = np.repeat(np.arange(20), 10)
+    for examples in (200, 50):
+        keep(tmp_path / "outcomes", "tide", 0, np.ones(examples, bool), user[:examples])
+        for path in (tmp_path / "outcomes" / "t@d").glob("tide-0.*"):
+            made = path.rename(path.with_stem(f"tide-0-{examples}"))
+            if made.suffix == ".json":
+                made.write_text(json.dumps({**json.loads(made.read_text()), "examples": examples}))
+    write_tables(tmp_path / "outcomes", tmp_path / "results")
+    assert {row["examples"] for row in json.loads((tmp_path / "results" / "quality.json").read_text())} == {200}
+
+
+def test_mean_interval_and_gain_are_of_the_same_pool(tmp_path: Path) -> None:
+    """Two seeds of unequal sizes: the mean is over the examples, and the gain is the difference of two means."""
+    for arm, right in (("tide", (0.9, 0.5)), ("default", (0.6, 0.4))):
+        for seed, size in enumerate((200, 50)):
+            keep(tmp_path / "outcomes", arm, seed, np.arange(size) < right[seed] * size, np.arange(size) % 10)
+    write_tables(tmp_path / "outcomes", tmp_path / "results")
+    quality, verdicts = (json.loads((tmp_path / "results" / name).read_text()) for name in ("quality.json", "verdicts.json"))
+    for metric in ("accuracy", "f1"):
+        mean = {row["arm"]: row["mean"] for row in quality if row["metric"] == metric}
+        (gain,) = (row["difference"] for row in verdicts if row["metric"] == metric)
+        assert gain == pytest.approx(mean["tide"] - mean["default"], abs=2e-5)
+    assert {row["mean"] for row in quality if (row["arm"], row["metric"]) == ("tide", "accuracy")} == {0.82}
+
+
+def test_answers_that_only_one_arm_wrote_out_are_not_compared(tmp_path: Path) -> None:
+    user, gold = np.arange(20), np.where(np.arange(20) < 10, 0.2, 0.8)
+    for arm, there in (("tide", np.arange(20) < 10), ("oppu", np.ones(20, bool))):
+        keep(tmp_path / "outcomes", arm, 0, np.ones(20, bool), user)
+        path = tmp_path / "outcomes" / "t@d" / f"{arm}-0.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "kind": "text"}))
+        with np.load(path.with_suffix(".npz")) as arrays:
+            scores = np.where(there, gold, np.nan)
+            np.savez(path.with_suffix(".npz"), **arrays, rouge1=scores, rougeL=scores)
+    write_tables(tmp_path / "outcomes", tmp_path / "results")
+    quality, verdicts = (json.loads((tmp_path / "results" / name).read_text()) for name in ("quality.json", "verdicts.json"))
+    assert {row["arm"]: row["users"] for row in quality if row["metric"] == "rougeL"} == {"tide": 10, "oppu": 20}
+    assert [row["difference"] for row in verdicts if row["metric"] == "rougeL"] == [0.0]
 
 
 def test_a_cache_of_fewer_seeds_leaves_the_rows_of_more(results: Path, tmp_path: Path) -> None:
@@ -104,7 +145,7 @@ def test_resampled_f1_is_that_of_the_resampled_examples() -> None:
     draws = _draws(5)[:7]
     for counts, value in zip(draws, resampled("f1", [run], draws, users), strict=True):
         rows = np.concatenate([np.flatnonzero(user == u) for u in users for _ in range(counts[u])])
-        assert value == pytest.approx(macro_f1_of(found[rows], gold[rows], 4))
+        assert value == pytest.approx(f1_score(gold[rows], found[rows], labels=range(4), average="macro", zero_division=0))
 
 
 def test_clustered_intervals_are_wider_where_users_differ() -> None:
