@@ -39,3 +39,19 @@ def test_an_answer_is_right_however_its_tokenizer_spaces_it(tmp_path: Path, tiny
     assert rated.columns["mae"].tolist() == pytest.approx([0.5] + [0] * 7)
     labelled = judge(replace(bench, examples=asked, labels=["3.5", "4"]), llm, rows, nothing)
     assert labelled.columns["accuracy"].tolist() == [0, *[1] * 7]
+
+
+def test_answers_are_written_out_for_examples_of_any_user(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are in the order of users: the first ones are of one user."""
+    monkeypatch.setattr("benchmarks.arms.WRITTEN", 20)
+    bench = articles(tmp_path, tiny_encoder, lambda *_: "a b c")
+    rows = bench.rows(0, "known")
+    torch.manual_seed(0)
+    llm = FrozenLLM(*warm_seq2seq(default_model(), 1, 1), LLMConfig(max_target_tokens=2))
+    asked = replace(bench, task=replace(bench.task, kind="text"))
+    once, twice = (judge(asked, llm, rows, lambda batch: torch.zeros(len(batch), 0, llm.dim)) for _ in range(2))
+    written = ~np.isnan(once.columns["rouge1"])
+    assert written.sum() == 20
+    assert len(set(once.user[written])) == len(set(once.user)) > 1
+    np.testing.assert_array_equal(once.columns["rougeL"], twice.columns["rougeL"])
+    assert not np.isnan(once.columns["nll"]).any()
