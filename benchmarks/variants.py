@@ -46,6 +46,8 @@ TRAINED = (
     "tapper-no-time",
     "tapper-no-user-row",
     "tide-shuffled-dates",
+    "tapper-64-items",
+    "pplug-64-items",
     *SHAPES,
 )
 
@@ -127,13 +129,15 @@ def arm_config(arm: str, seed: int, budget: Budget) -> Config:
         # A control's histories say nothing of the labels, and a copy nothing without its history.
         "relabelled": 0 if arm in ("default", "tide-shuffled-users") else 0.5,
     }
+    # A bank of no more items than training shows, or of as many as the papers keep.
+    items = budget.history if arm.endswith("-64-items") else HISTORY
     row = {"row_events": 32, "row_session": 8, "row_steps": 1, "row_rate": 0.05}
     return Config(
         seed=seed,
         personalizer=method,
         tide=TideConfig(**changed.get("tide", {})),
-        pplug=PplugConfig(items=HISTORY),
-        tapper=TapperConfig(items=HISTORY, time=arm != "tapper-no-time", row=arm != "tapper-no-user-row", **row),
+        pplug=PplugConfig(items=items),
+        tapper=TapperConfig(items=items, time=arm != "tapper-no-time", row=arm != "tapper-no-user-row", **row),
         train=TrainConfig(**{**train, **changed.get("train", {})}),
     )
 
