@@ -7,6 +7,9 @@ import numpy as np
 from encoders.examples import Examples, Ints
 from encoders.personalizer import EventBatch
 
+#: The items that training shows, and that tide's window holds.
+LATEST = 64
+
 
 def without_histories(examples: Examples) -> Examples:
     """The same examples with every history empty."""
@@ -28,12 +31,15 @@ class LiveExamples(Examples):
 
 
 class ShuffledDates(Examples):
-    """Examples whose histories keep their events and lose their order: times are permuted within each history."""
+    """Examples whose histories keep their events and lose their order: the times of the latest ``LATEST`` are permuted."""
 
     def events(self, events: Ints, user: Ints) -> EventBatch:
-        """As ``Examples.events``, with ``ts`` permuted within each user."""
+        """As ``Examples.events``, with ``ts`` permuted among each user's latest; earlier ones would come to be recent."""
         batch = super().events(events, user)
         scattered = np.random.default_rng(len(events)).random(len(events))
+        ends = np.searchsorted(user, user, side="right")
+        earlier = np.arange(len(events)) < ends - LATEST
+        scattered[earlier] = -1 - (ends - np.arange(len(events)))[earlier]
         place, source = np.lexsort((np.arange(len(events)), user)), np.lexsort((scattered, user))
         ts = batch.ts.copy()
         ts[place] = batch.ts[source]

@@ -36,14 +36,14 @@ def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dic
 
 
 def plots(cache: Path, rows: list[dict[str, Any]], place: Path) -> list[str]:
-    """Quality against bytes per user and the length of the history; names of all plots of ``rows``, others in ``place`` go.
+    """Quality against bytes per user and the length of the history; names of all plots of ``rows``; such plots of other cells go.
 
     Those by history need outcomes of every arm they show: where the cache lacks one, the plot that was made before stays.
     """
     kept = {GAINS, *(f"{'-'.join(cell)}-age.svg" for cell in ages(rows))}
     kept |= {f"{r['task']}-{r['data']}-{r['split']}-{kind}.svg" for r in rows for kind in ("bytes", "history")}
     for path in place.glob("*.svg"):
-        if path.name not in kept:
+        if path.name not in kept and path.stem.endswith(("-age", "-bytes", "-history")):
             path.unlink()
     for task, data, split in sorted({(r["task"], r["data"], r["split"]) for r in rows if AGED not in r["split"]}):
         mine = [r for r in rows if (r["task"], r["data"], r["split"], r["metric"]) == (task, data, split, "nll")]

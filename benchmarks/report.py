@@ -80,11 +80,12 @@ def shape_table(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> l
 
 def age_table(rows: list[dict[str, Any]]) -> list[str]:
     """Loss of aged states."""
-    lines = ["| task | users | arm | nights older: nll |", "|---|---|---|---|"]
+    lines = ["| task | users | arm | nights older: nll | seeds |", "|---|---|---|---|---|"]
+    seeds = {(r["task"], r["data"], r["split"], r["arm"]): r["seeds"] for r in rows}
     for (task, data, split), by in ages(rows).items():
         for arm, found in by.items():
             told = ", ".join(f"{nights}: {found[nights]:.3f}" for nights in sorted(found))
-            lines.append(f"| {task} ({data}) | {split} | {arm} | {told} |")
+            lines.append(f"| {task} ({data}) | {split} | {arm} | {told} | {seeds[task, data, split, arm]} |")
     return [*lines, ""]
 
 
@@ -206,9 +207,11 @@ def run(
         f" `P₀` (L = {LENGTH}), then frozen; those of tasks without labels start their cross-attention from the self-attention, or they do"
         " not learn to copy digits: "
         + "; ".join(f"{task} ({data}) `{name}`" for task, data, name in models)
-        + ". Tuned on one thread, they come out the same again: commit-area's was made twice from nothing, a day between, and every figure"
-        " of its three seeds' rows and verdicts was the same.",
+        + ". They are tuned on one thread, or their weights would depend on the cores; commit-area's was made twice from nothing, a day"
+        " between, and every figure of its three seeds' rows and verdicts was the same.",
         *(f"- Every trained arm got the same budget: `{b}`." for b in budgets),
+        "- Arms are trained on the latest 64 items of a history and judged on up to 512: tapper's and pplug's banks hold as many, tide's"
+        " window its 64, its slots all. `tapper-64-items` and `pplug-64-items` have banks of 64.",
         "- Prefixes have 8 vectors, pplug's 2: an instruction and the user, as Persona-Plug has it.",
         "- *Known* users have examples in training, *new* ones are of the third of all users that the seed holds out. `oppu` is judged on"
         " the 20 users of the longest histories.",
@@ -218,8 +221,8 @@ def run(
         " for pplug (.872 for .794).",
         "- tide and its ablations learn half of their examples from copies of users under exchanged labels (`train.relabelled`), and their"
         " heads say the window's targets to the LLM in its own embeddings (docs/concepts.md; not `tide-slots`, which has no window); the"
-        " papers' arms know neither, and the controls learn from no copies. Both were found by looking at test examples of news-category,"
-        " seeds 0 and 1, which favours tide there; nothing was chosen on another task.",
+        " papers' arms know neither, `default` and `tide-shuffled-users` learn from no copies. Both were found by looking at test examples"
+        " of news-category, seeds 0 and 1, which favours tide there; nothing was chosen on another task.",
         "- Histories are what a nightly store held at 00:00 UTC of the query's day. States are read back in a bundle's types.",
         "- tapper's learned rows are fitted the night before a user's first judged example and not moved after it;"
         " its bank is of the last night. Its bridge LoRA (`tapper.bridge`) is left out: it would be another LLM than the others'.",

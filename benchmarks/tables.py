@@ -1,4 +1,4 @@
-"""From outcomes of examples to ``quality.json`` and ``verdicts.json``: the all seeds pooled, intervals by bootstrap over users."""
+"""From outcomes of examples to ``quality.json`` and ``verdicts.json``: examples of all seeds pooled, bootstrap over users."""
 
 import json
 from collections import defaultdict
@@ -25,8 +25,9 @@ PAIRS = (
     *(("tide", other) for other in ("none", "default", "recency", "bm25", "pplug", "tapper", "tapper-no-time", "tapper-no-user-row")),
     *(
         ("tide", other)
-        for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "own-majority", "llm-times-prior")
+        for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "tapper-64-items", "pplug-64-items")
     ),
+    *(("tide", other) for other in ("own-majority", "last-label", "llm-times-prior")),
     *((other, "default") for other in ("tapper", "pplug", "tide-shuffled-users")),
     *(("oppu", other) for other in ("none", "tide")),
     ("tide-int8", "tide"),
@@ -50,18 +51,21 @@ def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
     """(task, data, split, arm) to seed to its latest run of the most examples; of a task only what was run against its latest LLM, and
     trained for ``Budget.steps`` at its method's rate."""
     found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
-    kept = [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
+    every = [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
+    kept = [(path, about) for path, about in every if _counts(about)]
     latest = {(about["task"], about["data"]): about["llm"] for _, about in kept}
     for path, about in sorted(kept, key=lambda one: one[1].get("examples", 0)):
-        budget = about.get("budget", {})
-        rate, steps = budget.get("learning_rate"), budget.get("steps", Budget.steps)
-        strange = steps != Budget.steps or (rate is not None and rate != RATES[method_of(about["arm"])])
-        if strange or about["llm"] != latest[about["task"], about["data"]]:
+        if about["llm"] != latest[about["task"], about["data"]]:
             continue
         with np.load(path.with_suffix(".npz")) as arrays:
             run = Run(about, dict(arrays))
         found[about["task"], about["data"], about["split"], about["arm"]][about["seed"]] = run
     return found
+
+
+def _counts(about: dict[str, Any]) -> bool:
+    budget, usual = about.get("budget", {}), RATES[method_of(about["arm"])] if "budget" in about else None
+    return budget.get("steps", Budget.steps) == Budget.steps and budget.get("learning_rate") in (None, usual)
 
 
 def metrics_of(run: Run) -> list[str]:
@@ -171,12 +175,16 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
             for metric in metrics_of(mine[0]):
                 if metric not in metrics_of(other[0]):
                     continue
-                gap = resampled(metric, mine, draws, users) - resampled(metric, other, draws, users)
-                gap = -gap if metric in LOWER_IS_BETTER else gap
+                sign = -1 if metric in LOWER_IS_BETTER else 1
+                gap = sign * (resampled(metric, mine, draws, users) - resampled(metric, other, draws, users))
                 low, high = np.quantile(gap[1:], [0.025, 0.975])
+                each = [
+                    sign * float((resampled(metric, [a], draws[:1], users) - resampled(metric, [b], draws[:1], users))[0]) for a, b in pairs
+                ]
                 row: dict[str, Any] = {"task": task, "data": data, "split": split, "metric": metric, "arm": arm, "against": against}
                 row.update(difference=round(float(gap[0]), 5), low=round(float(low), 5), high=round(float(high), 5))
-                rows.append({**row, "users": len(users), "seeds": len(pairs), "llm": mine[0].about["llm"]})
+                row.update(users=len(users), seeds=len(pairs), by_seed=[round(one, 5) for one in each])
+                rows.append({**row, "llm": mine[0].about["llm"]})
     return rows
 
 

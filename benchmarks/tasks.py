@@ -205,20 +205,16 @@ def choose(directory: Path, names: Sequence[str], data: str = "") -> list[Task]:
     """
     there = tasks_in(directory)
     chosen = [task for task in there if (task.name in names if names else task not in LAMP) and data in ("", task.data)]
-    absent = sorted(set(names) - {task.name for task in there})
-    if absent:
-        files = sorted({task.file for task in (*TASKS, *LAMP) if task.name in absent})
-        raise NotFoundError(
-            f"there is no {', '.join(absent)}; there is {_told(there)}",
-            where=str(directory),
-            mend=f"--data DIR with {', '.join(files)}" if files else "--task with one of these",
-        )
-    if not chosen:
-        what = " or ".join(names) or "task but LaMP's, which have to be named,"
+    absent = sorted(set(names) - {task.name for task in chosen})
+    if absent or not chosen:
+        what = " or ".join(absent) or "task but LaMP's, which have to be named,"
+        files = sorted({task.file for task in (*TASKS, *LAMP) if task.name in absent and not data})
         raise NotFoundError(
             f"there is no {what}{f' of {data}' if data else ''}; there is {_told(there)}",
             where=str(directory),
-            mend="--source with one of these, or --data DIR with another",
+            mend=f"--data DIR with {', '.join(files)}"
+            if files
+            else "--task and --source as they are there, or --data with another directory",
         )
     return chosen
 

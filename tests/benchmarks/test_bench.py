@@ -175,6 +175,17 @@ def test_a_control_is_one_in_training_too(bench: Bench) -> None:
     assert seen.all()
 
 
+def test_shuffled_dates_leave_the_earlier_items_where_they_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.controls.LATEST", 5)
+    rows = np.flatnonzero(bench.test)[-6:]
+    plain, shuffled = (e.histories(rows, size=HISTORY) for e in (bench.examples, ShuffledDates(**vars(bench.examples))))
+    for user in range(len(rows)):
+        before, after = plain.ts[plain.user == user], shuffled.ts[shuffled.user == user]
+        np.testing.assert_array_equal(before[:-5], after[:-5])
+        np.testing.assert_array_equal(np.sort(before[-5:]), np.sort(after[-5:]))
+    assert not np.array_equal(plain.ts, shuffled.ts)
+
+
 def test_known_users_have_examples_in_training(tmp_path: Path, tiny_encoder: Path) -> None:
     """Two authors begin when the test does."""
     late = {"author1", "author5"}

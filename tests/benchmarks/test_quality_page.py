@@ -35,7 +35,7 @@ def test_ages_stand_beside_the_last_night_of_the_same_users() -> None:
     for row in aged:
         row["split"] = "known+7"
     assert ages(fresh + aged) == {("rating", "movielens", "known"): {"tide": {0: 0.6, 7: 0.65}}}
-    assert "| rating (movielens) | known | tide | 0: 0.600, 7: 0.650 |" in age_table(fresh + aged)
+    assert "| rating (movielens) | known | tide | 0: 0.600, 7: 0.650 | 1 |" in age_table(fresh + aged)
     assert ages(fresh) == ages(fresh + [{**row, "seeds": 3} for row in aged]) == {}, "other seeds are other examples"
     live = [{**row, "split": "known+live"} for row in rows("nll", tide=0.5)]
     assert ages(fresh + live) == {}

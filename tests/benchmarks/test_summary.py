@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.summary import PAPERS, rivalries, summary
+from benchmarks.summary import PAPERS, SHORT, rivalries, summary
 
 CELL = {"task": "rating", "data": "movielens", "split": "known"}
 
@@ -12,11 +12,22 @@ CELL = {"task": "rating", "data": "movielens", "split": "known"}
 def figures(metric: str, seeds: int = 3, **means: float) -> list[dict[str, Any]]:
     costs = {"tide": 6_000.0, "tapper": 800_000.0, "pplug": 400_000.0}
     about = {**CELL, "metric": metric, "seeds": seeds, "users": 40, "examples": 100}
-    return [{**about, "arm": a, "mean": m, "stored_bytes_at_512_items": costs.get(a)} for a, m in means.items()]
+    sizes = lambda arm: {"stored_bytes_at_512_items": costs.get(arm), "stored_bytes_per_user": costs.get(arm, 0) / 2}  # noqa: E731
+    return [{**about, "arm": arm.replace("_", "-"), "mean": mean, **sizes(arm)} for arm, mean in means.items()]
 
 
 def verdict(metric: str, against: str, gain: float, low: float, high: float, arm: str = "tide") -> dict[str, Any]:
-    return {**CELL, "metric": metric, "arm": arm, "against": against, "difference": gain, "low": low, "high": high, "seeds": 3}
+    return {
+        **CELL,
+        "metric": metric,
+        "arm": arm,
+        "against": against,
+        "difference": gain,
+        "low": low,
+        "high": high,
+        "seeds": 3,
+        "by_seed": [gain] * 3,
+    }
 
 
 @pytest.mark.parametrize(("metric", "better"), [("mae", "tapper"), ("nll", "tapper"), ("accuracy", "pplug"), ("rougeL", "pplug")])
@@ -25,6 +36,16 @@ def test_the_better_rival_has_the_lower_error_or_the_higher_score(metric: str, b
     pairs = [verdict(metric, arm, 0.1, 0.05, 0.15) for arm in PAPERS]
     (found,) = rivalries(rows, pairs, PAPERS)
     assert (found.rival, found.figure) == (better, 0.5 if better == "tapper" else 0.7)
+
+
+def test_a_rival_with_a_shorter_bank_counts_where_it_ran_and_is_better() -> None:
+    pairs = [verdict("nll", arm, 0.1, 0.05, 0.15) for arm in (*PAPERS, *SHORT)]
+    rows = figures("nll", tide=0.6, tapper=0.8, pplug=0.7, none=0.9)
+    for more, rival in (({"tapper_64_items": 0.65}, "tapper-64-items"), ({"tapper_64_items": 0.75}, "pplug")):
+        (found,) = rivalries([*rows, *figures("nll", **more)], pairs, PAPERS, SHORT)
+        assert found.rival == rival
+    (found,) = rivalries([*rows, *figures("nll", seeds=1, tapper_64_items=0.65)], pairs, PAPERS, SHORT)
+    assert found.rival == "pplug"
 
 
 def test_a_cell_that_tells_nobody_apart_is_left_out() -> None:
@@ -57,8 +78,8 @@ def test_a_cell_without_all_rivals_or_with_other_seeds_is_left_out() -> None:
 def test_the_line_is_a_hundredth_of_the_rivals_loss(low: float, high: float, told: str) -> None:
     rows = figures("nll", tide=0.6, tapper=0.65, pplug=0.7)
     page = "\n".join(summary(rows, [verdict("nll", arm, 0.05, low, high) for arm in PAPERS]))
-    assert f"| 0.600 | tapper 0.650 | +0.0500 | {low:+.4f} to {high:+.4f} | {told} | 3 |" in page
-    assert "tide 6,000, tapper 800,000, 133 times as many" in page
+    assert f"| 0.600 | tapper 0.650 | +0.0500 | {low:+.4f} to {high:+.4f} | {told} | +0.050 +0.050 +0.050 |" in page
+    assert "at 512 items 6,000 and 800,000, 133 times; the mean user judged 3,000 and 400,000, 133 times" in page
 
 
 def test_controls_are_told_with_their_intervals() -> None:
@@ -66,5 +87,5 @@ def test_controls_are_told_with_their_intervals() -> None:
     pairs = [verdict("nll", arm, 0.05, 0.01, 0.1) for arm in PAPERS]
     pairs.append(verdict("nll", "default", -0.002, -0.004, 0.001, arm="tide-shuffled-users"))
     page = "\n".join(summary(rows, pairs))
-    assert "(`tide-shuffled-users`, `default`), gain in nll: rating (movielens) known -0.0020 (-0.0040 to +0.0010)." in page
+    assert "(`tide-shuffled-users`, `default`), gain: rating (movielens) known nll -0.0020 (-0.0040 to +0.0010)." in page
     assert "(`default`, `none`)" not in page

@@ -50,6 +50,8 @@ def test_a_verdict_is_positive_where_the_arm_is_better(results: Path) -> None:
     assert {(r["arm"], r["against"]) for r in rows} == {("tide", "default")}
     for row in rows:
         assert 0 < row["low"] <= row["difference"] <= row["high"], row["metric"]
+        assert len(row["by_seed"]) == 2
+        assert min(row["by_seed"]) <= row["difference"] <= max(row["by_seed"])
 
 
 def test_making_the_tables_again_changes_nothing_and_keeps_other_rows(results: Path, tmp_path: Path) -> None:
@@ -86,6 +88,18 @@ def test_a_run_at_another_rate_or_of_other_steps_does_not_count(results: Path, t
         write_tables(tmp_path / "outcomes", tmp_path / str(number))
         rows = json.loads((tmp_path / str(number) / "quality.json").read_text())
         assert {row["seeds"] for row in rows if row["arm"] == "tide"} == {seeds}
+
+
+def test_a_run_that_does_not_count_decides_nothing(results: Path, tmp_path: Path) -> None:
+    """Of another LLM, and the latest: without the order of its file, every other row would go."""
+    path = tmp_path / "outcomes" / "t@d" / "tide-1.json"
+    about = json.loads(path.read_text())
+    strange = path.with_stem("tide-0-short")
+    strange.write_text(json.dumps({**about, "llm": "e" * 64, "budget": {"steps": 10}}))
+    strange.with_suffix(".npz").write_bytes(path.with_suffix(".npz").read_bytes())
+    before = (results / "quality.json").read_text()
+    write_tables(tmp_path / "outcomes", results)
+    assert (results / "quality.json").read_text() == before
 
 
 def test_of_several_runs_the_one_of_more_examples_counts(tmp_path: Path) -> None:
