@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from benchmarks.summary import judged, rivalries
+from benchmarks.summary import PAPERS, SHORT, judged, rivalries
 from benchmarks.tables import AGED, load
 
 mpl.use("Agg")
@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 SHOWN = ("default", "tide", "tapper", "pplug")
 GAINS = "gains.svg"
 #: Whom tide is set against in the plot of gains.
-RIVALS = ("tapper", "pplug", "bm25", "recency", "default", "none")
+RIVALS = (*PAPERS, *SHORT, "bm25", "recency", "default", "none")
 
 
 def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[int, float]]]:
@@ -100,15 +100,15 @@ def age_plots(rows: list[dict[str, Any]], place: Path) -> None:
 
 def gain_plot(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], place: Path) -> None:
     """tide's gain in loss over each rival, in percent of the rival's, with its interval; a line a task and split."""
-    found = {rival: [r for r in rivalries(rows, verdicts, (rival,)) if r.metric == "nll"] for rival in RIVALS}
-    cells = sorted({(r.task, r.data, r.split) for r in found["tapper"]}, reverse=True)
+    found = {rival: [r for r in rivalries(rows, verdicts, (rival,)) if r.tide["metric"] == "nll"] for rival in RIVALS}
+    cells = sorted({r.cell for r in found["tapper"]}, reverse=True)
     if not cells:
         return
     figure, axes = plt.subplots(figsize=(7, 1 + 0.7 * len(cells)))
     for at, (rival, mine) in enumerate(found.items()):
-        here = [r for r in mine if (r.task, r.data, r.split) in cells]
-        gain, low, high = (np.array([100 * getattr(r, name) / r.figure for r in here]) for name in ("gain", "low", "high"))
-        height = [cells.index((r.task, r.data, r.split)) + 0.3 - 0.12 * at for r in here]
+        here = [r for r in mine if r.cell in cells]
+        gain, low, high = (np.array([100 * r.verdict[name] / r.rival["mean"] for r in here]) for name in ("difference", "low", "high"))
+        height = [cells.index(r.cell) + 0.35 - 0.1 * at for r in here]
         axes.errorbar(gain, height, xerr=np.maximum(0, [gain - low, high - gain]), fmt="o", markersize=4, label=f"over {rival}")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(-1, color="grey", linewidth=0.8, linestyle=":")

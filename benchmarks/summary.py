@@ -23,34 +23,31 @@ FEW, MOVED = 30, 0.02
 
 @dataclass(frozen=True)
 class Rivalry:
-    """tide's gain over the best of some arms in one cell."""
+    """tide and the best of some arms in one cell: a row of ``quality.json`` each, and tide's verdict against it."""
 
-    task: str
-    data: str
-    split: str
-    metric: str
-    tide: float
-    rival: str
-    figure: float
-    gain: float
-    low: float
-    high: float
-    users: int
-    by_seed: tuple[float, ...]
+    tide: dict[str, Any]
+    rival: dict[str, Any]
+    verdict: dict[str, Any]
+
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        """Task, data and split."""
+        return self.tide["task"], self.tide["data"], self.tide["split"]
 
     @property
     def line(self) -> float:
         """What the interval's lower bound must be above."""
-        return LINES.get(self.metric, RELATIVE * self.figure)
+        return LINES.get(self.tide["metric"], RELATIVE * self.rival["mean"])
 
     @property
     def told(self) -> str:
         """The interval in words."""
-        if self.low > 0:
+        low, high = self.verdict["low"], self.verdict["high"]
+        if low > 0:
             return "better"
-        if self.low > self.line:
-            return "no worse" if self.high >= 0 else "worse, within the line"
-        return "worse" if self.high < 0 else "not clear"
+        if low > self.line:
+            return "no worse" if high >= 0 else "worse, within the line"
+        return "worse" if high < 0 else "not clear"
 
 
 def judged(row: dict[str, Any]) -> tuple[int, int, int]:
@@ -76,37 +73,18 @@ def rivalries(
     figures = {(r["task"], r["data"], r["split"], r["metric"], r["arm"]): r for r in rows}
     paired = {(v["task"], v["data"], v["split"], v["metric"], v["against"]): v for v in verdicts if v["arm"] == "tide"}
     still, found = unmoved(rows), []
-    for *cell, arm in figures:
-        others = [figures.get((*cell, other)) for other in arms]
-        tide = figures[*cell, arm]
-        if arm != "tide" or cell[3] not in SHOWN or any(other is None or judged(other) != judged(tide) for other in others):
+    for (*cell, arm), tide in sorted(figures.items()):
+        if arm != "tide" or cell[3] not in SHOWN or tide["users"] < FEW or tuple(cell[:3]) in still:
             continue
-        others += [other for name in more if (other := figures.get((*cell, name))) and judged(other) == judged(tide)]
-        if tide["users"] < FEW or tuple(cell[:3]) in still:
+        others = {name: figures[*cell, name] for name in (*arms, *more) if (*cell, name) in figures}
+        others = {name: other for name, other in others.items() if judged(other) == judged(tide)}
+        if not others.keys() >= set(arms):
             continue
-        sign = 1 if cell[3] in LOWER_IS_BETTER else -1
-        best = min((other for other in others if other), key=lambda other: sign * other["mean"])
+        best = (min if cell[3] in LOWER_IS_BETTER else max)(others.values(), key=lambda other: other["mean"])
         verdict = paired.get((*cell, best["arm"]))
         if verdict and verdict["seeds"] == tide["seeds"]:
-            task, data, split, metric = cell
-            gain, low, high = (verdict[name] for name in ("difference", "low", "high"))
-            found.append(
-                Rivalry(
-                    task,
-                    data,
-                    split,
-                    metric,
-                    tide["mean"],
-                    best["arm"],
-                    best["mean"],
-                    gain,
-                    low,
-                    high,
-                    tide["users"],
-                    tuple(verdict["by_seed"]),
-                )
-            )
-    return sorted(found, key=lambda r: (r.task, r.data, r.split, r.metric))
+            found.append(Rivalry(tide, best, verdict))
+    return found
 
 
 def summary(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[str]:
@@ -134,20 +112,22 @@ def summary(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[
 def _table(found: list[Rivalry]) -> list[str]:
     lines = ["| task | users | metric | tide | best rival | gain | 95 % interval | | by seed |", "|---|---|---|---|---|---|---|---|---|"]
     for r in found:
-        where = f"| {r.task} ({r.data}) | {r.users} {r.split} | {r.metric} | {r.tide:.3f} | {r.rival} {r.figure:.3f} "
-        lines.append(where + f"| {r.gain:+.4f} | {r.low:+.4f} to {r.high:+.4f} | {r.told} | {' '.join(f'{x:+.3f}' for x in r.by_seed)} |")
+        task, data, split = r.cell
+        gain = f"{r.verdict['difference']:+.4f} | {r.verdict['low']:+.4f} to {r.verdict['high']:+.4f}"
+        told = [f"{task} ({data})", f"{r.tide['users']} {split}", r.tide["metric"], f"{r.tide['mean']:.3f}"]
+        told += [f"{r.rival['arm']} {r.rival['mean']:.3f}", gain, r.told, " ".join(f"{x:+.3f}" for x in r.verdict["by_seed"])]
+        lines.append(f"| {' | '.join(told)} |")
     return [*lines, ""]
 
 
 def _controls(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[str]:
     """The controls, and what serving stores."""
-    lines = []
+    lines, still = [], unmoved(rows)
     for arm, against, told in (
         ("tide-shuffled-users", "default", "Histories of strangers against no history (`tide-shuffled-users`, `default`)"),
         ("default", "none", "The neutral prefix against none (`default`, `none`)"),
         ("tide", "tide-window", "With slots against without (`tide`, `tide-window`)"),
     ):
-        still = unmoved(rows)
         mine = [v for v in verdicts if (v["arm"], v["against"]) == (arm, against) and v["metric"] in ("nll", "mae")]
         mine = [v for v in mine if (v["task"], v["data"], v["split"]) not in still]
         gains = [

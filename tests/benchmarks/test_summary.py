@@ -35,7 +35,7 @@ def test_the_better_rival_has_the_lower_error_or_the_higher_score(metric: str, b
     rows = figures(metric, tide=0.6, tapper=0.5, pplug=0.7)
     pairs = [verdict(metric, arm, 0.1, 0.05, 0.15) for arm in PAPERS]
     (found,) = rivalries(rows, pairs, PAPERS)
-    assert (found.rival, found.figure) == (better, 0.5 if better == "tapper" else 0.7)
+    assert (found.rival["arm"], found.rival["mean"]) == (better, 0.5 if better == "tapper" else 0.7)
 
 
 def test_a_rival_with_a_shorter_bank_counts_where_it_ran_and_is_better() -> None:
@@ -43,9 +43,9 @@ def test_a_rival_with_a_shorter_bank_counts_where_it_ran_and_is_better() -> None
     rows = figures("nll", tide=0.6, tapper=0.8, pplug=0.7, none=0.9)
     for more, rival in (({"tapper_64_items": 0.65}, "tapper-64-items"), ({"tapper_64_items": 0.75}, "pplug")):
         (found,) = rivalries([*rows, *figures("nll", **more)], pairs, PAPERS, SHORT)
-        assert found.rival == rival
+        assert found.rival["arm"] == rival
     (found,) = rivalries([*rows, *figures("nll", seeds=1, tapper_64_items=0.65)], pairs, PAPERS, SHORT)
-    assert found.rival == "pplug"
+    assert found.rival["arm"] == "pplug"
 
 
 def test_a_cell_that_tells_nobody_apart_is_left_out() -> None:
