@@ -27,9 +27,10 @@ from benchmarks.controls import LiveExamples
 from benchmarks.costs import costs
 from benchmarks.frozen import CACHE, config_for, frozen_llm
 from benchmarks.oppu import personal
+from benchmarks.rates import rate_of
 from benchmarks.tables import AGED, write_tables
 from benchmarks.tasks import choose
-from benchmarks.variants import LIVE, RATES, SHAPES, TRAINED, Budget, method_of
+from benchmarks.variants import LIVE, SHAPES, TRAINED, Budget, bank_of, training_of
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
@@ -72,7 +73,8 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
         for split, chosen in rows.items():
             found[split], found["costs"] = personal(bench, llm, chosen, seed)
     else:
-        trained = _learned(nightly, llm, arm.removesuffix("-int8"), seed, replace(budget, lag=0))
+        trained = _learned(nightly, llm, training_of(arm), seed, replace(budget, lag=0))
+        trained = replace(trained, aggregator=bank_of(arm, trained.aggregator, budget))
         prefixes = arms.served(bench, trained, arm, seed, lag, every)
         found.update({split: arms.judge(bench, llm, chosen, prefixes) for split, chosen in rows.items()})
         found["costs"] = costs(bench, trained, arm, every)
@@ -82,7 +84,7 @@ def run_arm(bench: Bench, llm: FrozenLLM, arm: str, seed: int, splits: tuple[str
 
 @lru_cache(maxsize=1)
 def _learned(bench: Bench, llm: FrozenLLM, arm: str, seed: int, budget: Budget) -> Trained:
-    """The arm's training, which its states in other types and of other ages share."""
+    """The arm's training, which its states of other ages and the arms of ``training_of`` share."""
     return arms.learn(bench, llm, arm, seed, budget)
 
 
@@ -103,7 +105,9 @@ def run(
     cache: Annotated[Path, typer.Option(help="Encoded texts, tuned LLMs, outcomes of single examples.")] = CACHE,
     results: Annotated[Path, typer.Option(help="Where quality.json and verdicts.json are.")] = Path(__file__).parent / "results",
     steps: Annotated[int, typer.Option(help="Steps of every trained arm; runs of others do not count.")] = Budget.steps,
-    rate: Annotated[float | None, typer.Option(help="Learning rate; such runs do not count. [default: the method's own]")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Learning rate; runs of others do not count. [default: chosen by task and method]")
+    ] = None,
     age: Annotated[
         list[int] | None, typer.Option(help="Judge states so many nights old; again for more; rows have a split of their own, known+7.")
     ] = None,
@@ -120,7 +124,7 @@ def run(
     if tables:
         write_tables(cache / "outcomes", results)
         return
-    budget, encoder = replace(Budget(), steps=steps, learning_rate=rate), TextEncoder(EncoderConfig())
+    budget, encoder = replace(Budget(), steps=steps), TextEncoder(EncoderConfig())
     try:
         chosen = choose(data, task or [], source)
     except TapstateError as error:
@@ -143,7 +147,8 @@ def run(
                 if lag == LIVE and "shuffled" in name:
                     continue
                 splits = SPLITS if split == "both" else (split,)
-                _one(bench, llm, name, number, splits, replace(budget, lag=lag), examples or one.examples, cache)
+                given = replace(budget, lag=lag, learning_rate=rate or rate_of(one.name, name))
+                _one(bench, llm, name, number, splits, given, examples or one.examples, cache)
                 write_tables(cache / "outcomes", results)
     sys.exit(failed)
 
@@ -152,7 +157,6 @@ def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, 
     """Run one arm unless the same was kept before."""
     made = {"llm": llm.fingerprint, "seed": seed, "examples": most, "device": device()}
     if name in TRAINED:
-        budget = replace(budget, learning_rate=budget.learning_rate or RATES[method_of(name)])
         made["budget"] = asdict(budget)
     elif budget.lag:
         made["lag"] = budget.lag

@@ -1,4 +1,7 @@
-"""From outcomes of examples to ``quality.json`` and ``verdicts.json``: examples of all seeds pooled, bootstrap over users."""
+"""From outcomes of examples to ``quality.json`` and ``verdicts.json``: examples of all seeds pooled, bootstrap over users.
+
+``rates.json`` has the losses that learning rates are chosen by.
+"""
 
 import json
 from collections import defaultdict
@@ -9,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.variants import RATES, SHAPES, Budget, method_of
+from benchmarks.rates import rate_of, rate_rows
+from benchmarks.variants import SHAPES, Budget
 
 RESAMPLES = 1_000
 COSTS = (
@@ -49,10 +53,9 @@ class Run:
 
 def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
     """(task, data, split, arm) to seed to its latest run of the most examples; of a task only what was run against its latest LLM, and
-    trained for ``Budget.steps`` at its method's rate."""
+    trained for ``Budget.steps`` at its rate."""
     found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
-    every = [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
-    kept = [(path, about) for path, about in every if _counts(about)]
+    kept = [(path, about) for path, about in _kept(directory) if _counts(about)]
     latest = {(about["task"], about["data"]): about["llm"] for _, about in kept}
     for path, about in sorted(kept, key=lambda one: one[1].get("examples", 0)):
         if about["llm"] != latest[about["task"], about["data"]]:
@@ -63,9 +66,15 @@ def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
     return found
 
 
+def _kept(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Every run's file and what made it, the latest last."""
+    return [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
+
+
 def _counts(about: dict[str, Any]) -> bool:
-    budget, usual = about.get("budget", {}), RATES[method_of(about["arm"])] if "budget" in about else None
-    return budget.get("steps", Budget.steps) == Budget.steps and budget.get("learning_rate") in (None, usual)
+    budget = about.get("budget", {})
+    rate = budget.get("learning_rate")
+    return budget.get("steps", Budget.steps) == Budget.steps and (rate is None or rate == rate_of(about["task"], about["arm"]))
 
 
 def metrics_of(run: Run) -> list[str]:
@@ -189,16 +198,18 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
 
 
 def write_tables(outcomes: Path, results: Path) -> None:
-    """Merge the rows that ``outcomes`` gives into the two files of ``results``; a row of more seeds stays as it is.
+    """Merge the rows that ``outcomes`` gives into the files of ``results``; a row of more seeds stays as it is.
 
     After a change of code, rates or budget the rows that were there are of other runs: begin with an empty ``results``.
     """
     results.mkdir(parents=True, exist_ok=True)
     found = load(outcomes)
     llms = {key[:2]: run.about["llm"] for key, runs in found.items() for run in runs.values()}
+    against = [about for _, about in _kept(outcomes) if about["llm"] == llms.get((about["task"], about["data"]))]
     for name, rows, keys in (
         ("quality.json", quality_rows(found), ("task", "data", "split", "arm", "metric")),
         ("verdicts.json", verdict_rows(found), ("task", "data", "split", "metric", "arm", "against")),
+        ("rates.json", rate_rows(against), ("task", "data", "method", "learning_rate")),
     ):
         path = results / name
         held = json.loads(path.read_text()) if path.is_file() else []
@@ -208,6 +219,6 @@ def write_tables(outcomes: Path, results: Path) -> None:
         for row in rows:
             key = tuple(row[k] for k in keys)
             # A cache that holds fewer seeds was made anew, or on another machine.
-            if key not in merged or merged[key]["seeds"] <= row["seeds"]:
+            if key not in merged or merged[key].get("seeds", 0) <= row.get("seeds", 0):
                 merged[key] = row
         path.write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")

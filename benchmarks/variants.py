@@ -3,7 +3,8 @@
 Beside the arms of the comparison, ``SHAPES`` are tide with one thing about it changed.
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks.controls import ShuffledDates, of_strangers, without_histories
 from encoders.examples import Examples
-from encoders.personalizer import EventBatch
+from encoders.personalizer import Aggregator, EventBatch
 from encoders.tide import Tide
 from schemas.config import Config, PplugConfig, TapperConfig, TideConfig, TrainConfig
 from schemas.states import StateBatch
@@ -20,8 +21,8 @@ from schemas.states import StateBatch
 HISTORY = 512
 #: As a ``Budget.lag``: histories up to the second before the query, no night between.
 LIVE = -1
-#: Learning rate of each method, chosen on examples held out of training, news-category, seed 0; the page has the figures.
-RATES = {"tide": 3e-3, "tapper": 1e-3, "pplug": 3e-3}
+#: How an arm's name ends whose bank holds the items that training shows.
+SHORT = "-64-items"
 #: What the configuration of a changed tide says otherwise; the calendar is no option of it.
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "tide-1-slot": {"tide": {"slots": 1}},
@@ -46,8 +47,8 @@ TRAINED = (
     "tapper-no-time",
     "tapper-no-user-row",
     "tide-shuffled-dates",
-    "tapper-64-items",
-    "pplug-64-items",
+    f"tapper{SHORT}",
+    f"pplug{SHORT}",
     *SHAPES,
 )
 
@@ -61,7 +62,7 @@ class Budget:
 
     steps: int = 600
     batch_size: int = 32
-    learning_rate: float | None = None
+    learning_rate: float = 1e-3
     history: int = 64
     evaluated: int = 512
     lag: int = 0
@@ -120,7 +121,7 @@ def arm_config(arm: str, seed: int, budget: Budget) -> Config:
         "prefix_length": 2 if method == "pplug" else 8,
         "steps": budget.steps,
         "batch_size": budget.batch_size,
-        "learning_rate": budget.learning_rate or RATES[method],
+        "learning_rate": budget.learning_rate,
         "history": budget.history,
         "evaluate_every": max(1, budget.steps // 2),
         "evaluated": budget.evaluated,
@@ -129,17 +130,33 @@ def arm_config(arm: str, seed: int, budget: Budget) -> Config:
         # A control's histories say nothing of the labels, and a copy nothing without its history.
         "relabelled": 0 if arm in ("default", "tide-shuffled-users") else 0.5,
     }
-    # A bank of no more items than training shows, or of as many as the papers keep.
-    items = budget.history if arm.endswith("-64-items") else HISTORY
     row = {"row_events": 32, "row_session": 8, "row_steps": 1, "row_rate": 0.05}
     return Config(
         seed=seed,
         personalizer=method,
         tide=TideConfig(**changed.get("tide", {})),
-        pplug=PplugConfig(items=items),
-        tapper=TapperConfig(items=items, time=arm != "tapper-no-time", row=arm != "tapper-no-user-row", **row),
+        pplug=PplugConfig(items=HISTORY),
+        tapper=TapperConfig(items=HISTORY, time=arm != "tapper-no-time", row=arm != "tapper-no-user-row", **row),
         train=TrainConfig(**{**train, **changed.get("train", {})}),
     )
+
+
+def bank_of(arm: str, trained: Aggregator, budget: Budget) -> Aggregator:
+    """The trained aggregator with the arm's own bank: of no more items than training shows, or of as many as the papers keep.
+
+    Training is the same with either: it never shows more items than the smaller holds.
+    """
+    if not arm.endswith(SHORT):
+        return trained
+    bank = copy.copy(trained)
+    bank.config = bank.config.model_copy(update={"items": budget.history})
+    bank.spec = replace(bank.spec, capacity=budget.history)
+    return bank
+
+
+def training_of(arm: str) -> str:
+    """The arm whose training this one is judged with: states in other types, or fewer items, need none of their own."""
+    return arm.removesuffix("-int8").removesuffix(SHORT)
 
 
 def variant(arm: str, examples: Examples, seed: int) -> Examples:

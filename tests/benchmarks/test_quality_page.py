@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from benchmarks.plots import ages
-from benchmarks.report import age_table, cost_table, live_table, quality_table, shape_table, weak
+from benchmarks.report import absent
+from benchmarks.sections import age_table, cost_table, live_table, quality_table, shape_table, weak
 
 
 def rows(metric: str, **means: float) -> list[dict[str, Any]]:
@@ -75,3 +76,13 @@ def test_costs_of_all_arms_are_of_the_cell_that_most_ran_on() -> None:
     lines = cost_table([*other, *made])
     assert "| tide | rating (movielens) | 10 | 5 | 7 | 9 | 1.00 |  |" in lines
     assert "| default | rating (movielens) | 10 | 0 | 0 | 0 | 1.00 |  |" in lines
+
+
+def test_what_no_row_is_of_is_named_by_task() -> None:
+    there = [{**row, "split": f"known{age}"} for row in rows("nll", tide=0.6, tapper=0.7) for age in ("", "+7", "+live")]
+    lacking = absent(there).split("; ")
+    (mine,) = (line for line in lacking if line.startswith("rating"))
+    assert "pplug" in mine
+    assert not {"tide", "tapper", "own-majority"} & set(mine.partition(": ")[2].split(", ")), "ratings have no label to guess"
+    assert {"commit-area (git)", "tide-1-slot of tide's shape"} <= set(lacking)
+    assert not [line for line in lacking if "age" in line or "before" in line]

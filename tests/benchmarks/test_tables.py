@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from benchmarks.rates import rate_of
 from benchmarks.tables import Run, _draws, resampled, write_tables
-from benchmarks.variants import RATES, Budget
+from benchmarks.variants import Budget
 
 
 def keep(place: Path, arm: str, seed: int, right: np.ndarray, user: np.ndarray) -> None:
@@ -83,7 +84,8 @@ def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results:
 
 def test_a_run_at_another_rate_or_of_other_steps_does_not_count(results: Path, tmp_path: Path) -> None:
     path = tmp_path / "outcomes" / "t@d" / "tide-1.json"
-    for number, (rate, steps, seeds) in enumerate(((RATES["tide"], Budget.steps, 2), (10.0, Budget.steps, 1), (RATES["tide"], 20, 1))):
+    own = rate_of("t", "tide")
+    for number, (rate, steps, seeds) in enumerate(((own, Budget.steps, 2), (10.0, Budget.steps, 1), (own, 20, 1))):
         path.write_text(json.dumps({**json.loads(path.read_text()), "budget": {"learning_rate": rate, "steps": steps}}))
         write_tables(tmp_path / "outcomes", tmp_path / str(number))
         rows = json.loads((tmp_path / str(number) / "quality.json").read_text())

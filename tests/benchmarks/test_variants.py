@@ -8,7 +8,8 @@ import torch
 from authors import articles
 
 from benchmarks.bench import Bench
-from benchmarks.variants import SHAPES, TRAINED, Ablated, Budget, ablated, arm_config
+from benchmarks.variants import SHAPES, TRAINED, Ablated, Budget, ablated, arm_config, bank_of, training_of
+from encoders.pplug import PplugBank
 from schemas.states import StateBatch
 
 
@@ -61,3 +62,17 @@ def test_without_a_calendar_the_hour_says_nothing(bench: Bench) -> None:
     assert not torch.equal(*(whole.item_codes(text, target, value, ts) for ts in hours))
     aggregator.forward(1, events)["slot_sum"].sum().backward()
     assert aggregator.from_calendar.weight.grad is None
+
+
+def test_a_short_bank_holds_and_shows_the_latest_items_of_the_long_ones_training(bench: Bench) -> None:
+    events = bench.examples.histories(bench.rows(0, "known")[:1], size=8)
+    assert len(events) > 3
+    config = arm_config("pplug-64-items", 0, Budget(history=3))
+    assert config == arm_config("pplug", 0, Budget(history=3))
+    long = PplugBank(config.pplug, events.text.shape[1])
+    short = bank_of("pplug-64-items", long, Budget(history=3))
+    assert bank_of("pplug", long, Budget(history=3)) is long
+    states = [bank.update(StateBatch.empty(1, bank.spec), events) for bank in (long, short)]
+    assert [len(state.columns["item_key"]) for state in states] == [len(events), 3]
+    assert states[0].columns["item_key"][-3:].tolist() == states[1].columns["item_key"].tolist()
+    assert {training_of(arm) for arm in ("tide-int8", "tapper-64-items", "tide-window")} == {"tide", "tapper", "tide-window"}

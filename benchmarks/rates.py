@@ -1,0 +1,36 @@
+"""Learning rates: each method's on each task, the better of ``TRIED`` by the loss on examples held out of training, seed 0.
+
+``python -m benchmarks.quality --seed 0 --arm default --arm tide --arm tapper --arm pplug --rate 1e-3`` (then ``3e-3``) makes the losses of
+``benchmarks/results/rates.json``; a test holds the choice against them.
+"""
+
+from typing import Any
+
+TRIED = (1e-3, 3e-3, 1e-2, 3e-2)
+#: Of news-category, and of every task that has no choice of its own.
+USUAL = {"default": 3e-3, "tide": 1e-3, "tapper": 3e-3, "pplug": 3e-3}
+CHOSEN: dict[str, dict[str, float]] = {
+    "commit-area": {"default": 3e-3, "tide": 3e-3, "tapper": 1e-3, "pplug": 3e-3},
+    "rating": {"default": 1e-3, "tide": 1e-3, "tapper": 1e-3, "pplug": 3e-3},
+}
+
+
+def rate_of(task: str, arm: str) -> float:
+    """The rate that an arm is trained at, 0 where it is not; a changed tide has tide's, histories of strangers the rate of none."""
+    method = "default" if arm == "tide-shuffled-users" else arm.split("-")[0]
+    return CHOSEN.get(task, USUAL).get(method, 0.0)
+
+
+def rate_rows(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of ``rates.json``: held-out loss by task, data, method and rate.
+
+    Args:
+        every: what made each outcome, whatever its rate.
+    """
+    rows = {}
+    for about in every:
+        budget = about.get("budget", {})
+        if about["arm"] in USUAL and about["seed"] == 0 and not budget.get("lag") and budget.get("learning_rate") in TRIED:
+            row = {"task": about["task"], "data": about["data"], "method": about["arm"], "learning_rate": budget["learning_rate"]}
+            rows[tuple(row.values())] = {**row, "held_out": about["held_out"], "llm": about["llm"]}
+    return list(rows.values())
