@@ -29,7 +29,7 @@ from store.packing import Precision, bundle_spec, pack
 _RETRIEVAL = {"recency": retrieval.latest, "bm25": retrieval.bm25}
 PROMPTED = ("none", *_RETRIEVAL)
 REFERENCE = ("own-majority", "last-label", "llm-times-prior")
-ARMS = ("none", *TRAINED[:7], "recency", "bm25", *REFERENCE, *(a for a in TRAINED[7:] if a not in SHAPES), "oppu")
+ARMS = ("none", *TRAINED[:9], "recency", "bm25", *REFERENCE, *(a for a in TRAINED[9:] if a not in SHAPES), "oppu")
 #: Examples judged at a time, and answers written out per split for the writing tasks.
 BATCH, WRITTEN = 64, 300
 #: Latest events that a user's row is fitted from, histories of its examples included.

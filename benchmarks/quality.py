@@ -103,7 +103,7 @@ def run(
     data: Annotated[Path, typer.Option(help="Directory of the data sets.")] = Path("../shared/data"),
     source: Annotated[str, typer.Option(help="Data set of the task, where it has several.")] = "",
     cache: Annotated[Path, typer.Option(help="Encoded texts, tuned LLMs, outcomes of single examples.")] = CACHE,
-    results: Annotated[Path, typer.Option(help="Where quality.json and verdicts.json are.")] = Path(__file__).parent / "results",
+    results: Annotated[Path, typer.Option(help="Where the figures go.")] = Path(__file__).parent / "results",
     steps: Annotated[int, typer.Option(help="Steps of every trained arm; runs of others do not count.")] = Budget.steps,
     rate: Annotated[
         float | None, typer.Option(help="Learning rate; runs of others do not count. [default: chosen by task and method]")

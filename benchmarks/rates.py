@@ -1,11 +1,12 @@
-"""Learning rates: each method's on each task, the better of ``TRIED`` by the loss on examples held out of training, seed 0.
+"""Learning rates: each method's on each task, of those tried the one of least loss on examples held out of training, seed 0.
 
-``python -m benchmarks.quality --seed 0 --arm default --arm tide --arm tapper --arm pplug --rate 1e-3`` (then ``3e-3``) makes the losses of
-``benchmarks/results/rates.json``; a test holds the choice against them.
+``python -m benchmarks.quality --seed 0 --task news-category --arm default --arm tide --arm tapper --arm pplug --rate 1e-3``, then the other
+rates and tasks, makes the losses of ``benchmarks/results/rates.json``; a test holds the choice against them.
 """
 
 from typing import Any
 
+#: Each method from 1e-3 upward, until its loss rises.
 TRIED = (1e-3, 3e-3, 1e-2, 3e-2)
 #: Of news-category, and of every task that has no choice of its own.
 USUAL = {"default": 3e-3, "tide": 1e-3, "tapper": 3e-3, "pplug": 3e-3}
@@ -16,7 +17,7 @@ CHOSEN: dict[str, dict[str, float]] = {
 
 
 def rate_of(task: str, arm: str) -> float:
-    """The rate that an arm is trained at, 0 where it is not; a changed tide has tide's, histories of strangers the rate of none."""
+    """The rate that an arm is trained at, 0 if it is not; changed arms have their method's, ``tide-shuffled-users`` ``default``'s."""
     method = "default" if arm == "tide-shuffled-users" else arm.split("-")[0]
     return CHOSEN.get(task, USUAL).get(method, 0.0)
 

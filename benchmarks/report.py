@@ -55,7 +55,7 @@ def absent(rows: list[dict[str, Any]]) -> str:
 
 
 def run(
-    results: Annotated[Path, typer.Option(help="Directory of quality.json and verdicts.json.")] = ROOT / "benchmarks" / "results",
+    results: Annotated[Path, typer.Option(help="Directory of the figures.")] = ROOT / "benchmarks" / "results",
     cache: Annotated[Path, typer.Option(help="Kept outcomes, for the plots.")] = CACHE,
     docs: Annotated[Path, typer.Option(help="Where the page goes.")] = ROOT / "docs",
 ) -> None:
@@ -93,13 +93,13 @@ def run(
         "- Prefixes have 8 vectors, pplug's 2: an instruction and the user, as Persona-Plug has it.",
         "- *Known* users have examples in training, *new* ones are of the third of all users that the seed holds out. `oppu` is judged on"
         " the 20 users of the longest histories.",
-        f"- A learning rate for each method and task: of {' and '.join(f'{rate:g}' for rate in TRIED)} the better on 512 examples held out"
-        " of training, seed 0, then used with every seed; tide's for what is changed about it, `default`'s for `tide-shuffled-users`. The"
-        " losses are under *Learning rates*.",
+        f"- A learning rate for each method and task: of {', '.join(f'{rate:g}' for rate in TRIED)} the one of least loss on up to 512"
+        " examples held out of training, seed 0 (*Learning rates* below), then used with every seed. Changed arms have their method's,"
+        " `tide-shuffled-users` has `default`'s; tasks without a choice of their own have news-category's.",
         "- tide and its ablations learn half of their examples from copies of users under exchanged labels (`train.relabelled`), and their"
         " heads say the window's targets to the LLM in its own embeddings (docs/concepts.md; not `tide-slots`, which has no window); the"
         " papers' arms know neither, `default` and `tide-shuffled-users` learn from no copies. Both were found by looking at test examples"
-        " of news-category, seeds 0 and 1, which favours tide there; nothing was chosen on another task.",
+        " of news-category, seeds 0 and 1, which favours tide there; nothing else was chosen by test examples.",
         "- Histories are what a nightly store held at 00:00 UTC of the query's day. States are read back in a bundle's types.",
         "- tapper's learned rows are fitted the night before a user's first judged example and not moved after it;"
         " its bank is of the last night. Its bridge LoRA (`tapper.bridge`) is left out: it would be another LLM than the others'.",

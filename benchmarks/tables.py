@@ -55,7 +55,7 @@ def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
     """(task, data, split, arm) to seed to its latest run of the most examples; of a task only what was run against its latest LLM, and
     trained for ``Budget.steps`` at its rate."""
     found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
-    kept = [(path, about) for path, about in _kept(directory) if _counts(about)]
+    kept = [(path, about) for path, about in _kept(directory) if _own_rate(about)]
     latest = {(about["task"], about["data"]): about["llm"] for _, about in kept}
     for path, about in sorted(kept, key=lambda one: one[1].get("examples", 0)):
         if about["llm"] != latest[about["task"], about["data"]]:
@@ -67,14 +67,14 @@ def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
 
 
 def _kept(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every run's file and what made it, the latest last."""
-    return [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
+    """The files of runs of ``Budget.steps`` and what made each, the latest last."""
+    every = [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
+    return [(path, about) for path, about in every if about.get("budget", {}).get("steps", Budget.steps) == Budget.steps]
 
 
-def _counts(about: dict[str, Any]) -> bool:
-    budget = about.get("budget", {})
-    rate = budget.get("learning_rate")
-    return budget.get("steps", Budget.steps) == Budget.steps and (rate is None or rate == rate_of(about["task"], about["arm"]))
+def _own_rate(about: dict[str, Any]) -> bool:
+    rate = about.get("budget", {}).get("learning_rate")
+    return rate is None or rate == rate_of(about["task"], about["arm"])
 
 
 def metrics_of(run: Run) -> list[str]:
@@ -150,7 +150,7 @@ def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
 def _paired(one: Run, other: Run) -> tuple[Run, Run] | None:
     """Two runs on the examples that both judged (oppu judges some users only); None after unequal training, or where there are none.
 
-    Each method has a learning rate of its own.
+    Each method has a learning rate of its own on each task.
     """
     budgets = [{**r.about["budget"], "learning_rate": None} for r in (one, other) if "budget" in r.about]
     shared = np.intersect1d(one.arrays["event"], other.arrays["event"])
@@ -205,11 +205,11 @@ def write_tables(outcomes: Path, results: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
     found = load(outcomes)
     llms = {key[:2]: run.about["llm"] for key, runs in found.items() for run in runs.values()}
-    against = [about for _, about in _kept(outcomes) if about["llm"] == llms.get((about["task"], about["data"]))]
+    present = [about for _, about in _kept(outcomes) if about["llm"] == llms.get((about["task"], about["data"]))]
     for name, rows, keys in (
         ("quality.json", quality_rows(found), ("task", "data", "split", "arm", "metric")),
         ("verdicts.json", verdict_rows(found), ("task", "data", "split", "metric", "arm", "against")),
-        ("rates.json", rate_rows(against), ("task", "data", "method", "learning_rate")),
+        ("rates.json", rate_rows(present), ("task", "data", "method", "learning_rate")),
     ):
         path = results / name
         held = json.loads(path.read_text()) if path.is_file() else []

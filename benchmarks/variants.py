@@ -22,7 +22,7 @@ HISTORY = 512
 #: As a ``Budget.lag``: histories up to the second before the query, no night between.
 LIVE = -1
 #: How an arm's name ends whose bank holds the items that training shows.
-SHORT = "-64-items"
+SHORT_BANK = "-64-items"
 #: What the configuration of a changed tide says otherwise; the calendar is no option of it.
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "tide-1-slot": {"tide": {"slots": 1}},
@@ -40,22 +40,22 @@ TRAINED = (
     "tide",
     "tide-int8",
     "tapper",
+    "tapper-64-items",
     "pplug",
+    "pplug-64-items",
     "tide-window",
     "tide-shuffled-users",
     "tide-slots",
     "tapper-no-time",
     "tapper-no-user-row",
     "tide-shuffled-dates",
-    f"tapper{SHORT}",
-    f"pplug{SHORT}",
     *SHAPES,
 )
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every trained arm gets: the same steps, batch and items, its method's rate.
+    """What every trained arm gets: the same steps, batch and items, its method's rate on the task.
 
     ``lag`` ages the judged states by so many nights, or is ``LIVE``.
     """
@@ -108,14 +108,9 @@ def ablated(arm: str, config: Config, examples: Examples) -> Ablated | None:
     return aggregator
 
 
-def method_of(arm: str) -> str:
-    """The personalizer that a trained arm is made with."""
-    return arm.split("-")[0] if arm != "default" else "tide"
-
-
 def arm_config(arm: str, seed: int, budget: Budget) -> Config:
     """The configuration that an arm is trained with."""
-    method, changed = method_of(arm), SHAPES.get(arm, {})
+    method, changed = arm.split("-")[0] if arm != "default" else "tide", SHAPES.get(arm, {})
     train = {
         # Persona-Plug's own prefix is one instruction vector and one personal vector.
         "prefix_length": 2 if method == "pplug" else 8,
@@ -146,7 +141,7 @@ def bank_of(arm: str, trained: Aggregator, budget: Budget) -> Aggregator:
 
     Training is the same with either: it never shows more items than the smaller holds.
     """
-    if not arm.endswith(SHORT):
+    if not arm.endswith(SHORT_BANK):
         return trained
     bank = copy.copy(trained)
     bank.config = bank.config.model_copy(update={"items": budget.history})
@@ -156,7 +151,7 @@ def bank_of(arm: str, trained: Aggregator, budget: Budget) -> Aggregator:
 
 def training_of(arm: str) -> str:
     """The arm whose training this one is judged with: states in other types, or fewer items, need none of their own."""
-    return arm.removesuffix("-int8").removesuffix(SHORT)
+    return arm.removesuffix("-int8").removesuffix(SHORT_BANK)
 
 
 def variant(arm: str, examples: Examples, seed: int) -> Examples:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.plots import ages
 from benchmarks.report import absent
-from benchmarks.sections import age_table, cost_table, live_table, quality_table, shape_table, weak
+from benchmarks.sections import age_table, cost_table, live_table, quality_table, rate_table, shape_table, weak
 
 
 def rows(metric: str, **means: float) -> list[dict[str, Any]]:
@@ -85,4 +85,13 @@ def test_what_no_row_is_of_is_named_by_task() -> None:
     assert "pplug" in mine
     assert not {"tide", "tapper", "own-majority"} & set(mine.partition(": ")[2].split(", ")), "ratings have no label to guess"
     assert {"commit-area (git)", "tide-1-slot of tide's shape"} <= set(lacking)
-    assert not [line for line in lacking if "age" in line or "before" in line]
+    aged = {"quality by age of the state", "histories up to the second before"}
+    assert not aged & set(lacking)
+    assert aged <= set(absent(there[:1]).split("; "))
+
+
+def test_the_chosen_rate_is_bold_beside_the_others() -> None:
+    about = {"task": "news-category", "data": "huffpost"}
+    found = [{**about, "method": "tide", "learning_rate": rate, "held_out": loss} for rate, loss in ((3e-3, 0.63), (1e-3, 0.58734))]
+    alone = {**about, "method": "pplug", "learning_rate": 1e-3, "held_out": 0.9}
+    assert rate_table([*found, alone])[2:] == ["| news-category (huffpost) | tide | **0.5873** | 0.6300 |  |  |", ""]

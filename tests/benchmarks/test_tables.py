@@ -92,6 +92,21 @@ def test_a_run_at_another_rate_or_of_other_steps_does_not_count(results: Path, t
         assert {row["seeds"] for row in rows if row["arm"] == "tide"} == {seeds}
 
 
+def test_losses_of_rates_are_of_the_present_llm_and_of_whole_trainings(results: Path, tmp_path: Path) -> None:
+    path = tmp_path / "outcomes" / "t@d" / "tide-0.json"
+    about = json.loads(path.read_text())
+    for name, loss, budget, llm in (
+        ("tide-0", 0.5, {"learning_rate": 1e-3, "steps": Budget.steps}, "f" * 64),
+        ("tide-0-more", 0.4, {"learning_rate": 1e-2, "steps": Budget.steps}, "f" * 64),
+        ("tide-0-short", 0.3, {"learning_rate": 1e-3, "steps": 20}, "f" * 64),
+        ("tide-0-other", 0.2, {"learning_rate": 3e-3, "steps": Budget.steps}, "e" * 64),
+    ):
+        path.with_stem(name).write_text(json.dumps({**about, "held_out": loss, "budget": budget, "llm": llm}))
+    write_tables(tmp_path / "outcomes", results)
+    rates = json.loads((results / "rates.json").read_text())
+    assert {row["learning_rate"]: row["held_out"] for row in rates} == {1e-3: 0.5, 1e-2: 0.4}
+
+
 def test_a_run_that_does_not_count_decides_nothing(results: Path, tmp_path: Path) -> None:
     """Of another LLM, and the latest: without the order of its file, every other row would go."""
     path = tmp_path / "outcomes" / "t@d" / "tide-1.json"

@@ -8,8 +8,10 @@ import torch
 from authors import articles
 
 from benchmarks.bench import Bench
-from benchmarks.variants import SHAPES, TRAINED, Ablated, Budget, ablated, arm_config, bank_of, training_of
+from benchmarks.variants import HISTORY, SHAPES, TRAINED, Ablated, Budget, ablated, arm_config, bank_of, training_of
+from encoders.bank import Bank
 from encoders.pplug import PplugBank
+from encoders.tapper import TapperBank
 from schemas.states import StateBatch
 
 
@@ -64,15 +66,20 @@ def test_without_a_calendar_the_hour_says_nothing(bench: Bench) -> None:
     assert aggregator.from_calendar.weight.grad is None
 
 
-def test_a_short_bank_holds_and_shows_the_latest_items_of_the_long_ones_training(bench: Bench) -> None:
+@pytest.mark.parametrize(("name", "bank"), [("pplug", PplugBank), ("tapper", TapperBank)])
+def test_a_short_bank_holds_the_latest_items_and_is_trained_on_what_the_long_one_is(bench: Bench, name: str, bank: type[Bank]) -> None:
     events = bench.examples.histories(bench.rows(0, "known")[:1], size=8)
-    assert len(events) > 3
-    config = arm_config("pplug-64-items", 0, Budget(history=3))
-    assert config == arm_config("pplug", 0, Budget(history=3))
-    long = PplugBank(config.pplug, events.text.shape[1])
-    short = bank_of("pplug-64-items", long, Budget(history=3))
-    assert bank_of("pplug", long, Budget(history=3)) is long
-    states = [bank.update(StateBatch.empty(1, bank.spec), events) for bank in (long, short)]
-    assert [len(state.columns["item_key"]) for state in states] == [len(events), 3]
-    assert states[0].columns["item_key"][-3:].tolist() == states[1].columns["item_key"].tolist()
-    assert {training_of(arm) for arm in ("tide-int8", "tapper-64-items", "tide-window")} == {"tide", "tapper", "tide-window"}
+    latest = bench.examples.histories(bench.rows(0, "known")[:1], size=3)
+    assert len(events) > len(latest) == 3
+    arm, budget = f"{name}-64-items", Budget(history=3)
+    assert training_of(arm) == name
+    assert arm_config(arm, 0, budget) == arm_config(name, 0, budget)
+    long = bank(getattr(arm_config(name, 0, budget), name), events.text.shape[1], (2, 8))
+    short = bank_of(arm, long, budget)
+    assert bank_of(name, long, budget) is long
+    seen = [one.forward(1, latest) for one in (long, short)]
+    assert all(torch.equal(seen[0][column], seen[1][column]) for column in seen[0])
+    assert short.forward(1, events)["item_text"].shape[1] == 3 < long.forward(1, events)["item_text"].shape[1]
+    kept = [Bank.update(one, StateBatch.empty(1, one.spec), events).columns["item_key"].tolist() for one in (long, short)]
+    assert kept[1] == kept[0][-3:]
+    assert (long.spec.capacity, short.spec.capacity) == (HISTORY, 3)
