@@ -9,7 +9,7 @@ import typer
 from benchmarks.arms import ARMS, REFERENCE, WRITTEN
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.plots import GAINS, age_plots, ages, gain_plot, plots
-from benchmarks.rates import TRIED
+from benchmarks.rates import TIE, TRIED
 from benchmarks.sections import age_table, cost_table, live_table, quality_table, rate_table, shape_table, verdict_table, weak
 from benchmarks.summary import summary
 from benchmarks.tables import AGED, load
@@ -94,8 +94,8 @@ def run(
         "- *Known* users have examples in training, *new* ones are of the third of all users that the seed holds out. `oppu` is judged on"
         " the 20 users of the longest histories.",
         f"- A learning rate for each method and task: of {', '.join(f'{rate:g}' for rate in TRIED)} the one of least loss on up to 512"
-        " examples held out of training, seed 0 (*Learning rates* below), then used with every seed. Changed arms have their method's,"
-        " `tide-shuffled-users` has `default`'s; tasks without a choice of their own have news-category's.",
+        f" examples held out of training, seed 0 (*Learning rates* below; {TRIED[1]:g} where all are within {TIE}), then used with every seed."
+        " Changed arms have their method's, `tide-shuffled-users` has `default`'s; tasks without a choice of their own have news-category's.",
         "- tide and its ablations learn half of their examples from copies of users under exchanged labels (`train.relabelled`), and their"
         " heads say the window's targets to the LLM in its own embeddings (docs/concepts.md; not `tide-slots`, which has no window); the"
         " papers' arms know neither, `default` and `tide-shuffled-users` learn from no copies. Both were found by looking at test examples"

@@ -94,4 +94,4 @@ def test_the_chosen_rate_is_bold_beside_the_others() -> None:
     about = {"task": "news-category", "data": "huffpost"}
     found = [{**about, "method": "tide", "learning_rate": rate, "held_out": loss} for rate, loss in ((3e-3, 0.63), (1e-3, 0.58734))]
     alone = {**about, "method": "pplug", "learning_rate": 1e-3, "held_out": 0.9}
-    assert rate_table([*found, alone])[2:] == ["| news-category (huffpost) | tide | **0.5873** | 0.6300 |  |  |", ""]
+    assert rate_table([*found, alone])[2:] == ["| news-category (huffpost) | tide | **0.5873** | 0.6300 |  |", ""]
