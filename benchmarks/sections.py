@@ -145,14 +145,12 @@ def cost_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def rate_table(rates: list[dict[str, Any]]) -> list[str]:
-    """The held-out losses that learning rates were chosen by, of methods with several; the chosen one bold."""
+    """The held-out losses that learning rates were chosen by, of methods with several; the chosen rate's bold."""
     lines = ["| task | method | " + " | ".join(f"{rate:g}" for rate in TRIED) + " |", "|---|---|" + "---|" * len(TRIED)]
-    losses = {(r["task"], r["data"], r["method"], r["learning_rate"]): r["held_out"] for r in rates}
+    losses = {(r["task"], r["data"], r["method"], r["learning_rate"]): " ".join(f"{loss:.4f}" for loss in r["by_seed"]) for r in rates}
     for task, data, method in sorted({key[:3] for key in losses}):
-        tried = [rate for rate in TRIED if (task, data, method, rate) in losses]
-        if len(tried) < 2:
-            continue
-        told = [f"{losses[task, data, method, rate]:.4f}" if rate in tried else "" for rate in TRIED]
-        told = [f"**{loss}**" if loss and rate == rate_of(task, method) else loss for rate, loss in zip(TRIED, told, strict=True)]
-        lines.append(f"| {task} ({data}) | {method} | " + " | ".join(told) + " |")
+        told = [losses.get((task, data, method, rate), "") for rate in TRIED]
+        if len([loss for loss in told if loss]) > 1:
+            told = [f"**{loss}**" if loss and rate == rate_of(task, method) else loss for rate, loss in zip(TRIED, told, strict=True)]
+            lines.append(f"| {task} ({data}) | {method} | " + " | ".join(told) + " |")
     return [*lines, ""]

@@ -219,6 +219,6 @@ def write_tables(outcomes: Path, results: Path) -> None:
         for row in rows:
             key = tuple(row[k] for k in keys)
             # A cache that holds fewer seeds was made anew, or on another machine.
-            if key not in merged or merged[key].get("seeds", 0) <= row.get("seeds", 0):
+            if key not in merged or merged[key]["seeds"] <= row["seeds"]:
                 merged[key] = row
         path.write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")

@@ -91,7 +91,7 @@ def test_what_no_row_is_of_is_named_by_task() -> None:
 
 
 def test_the_chosen_rate_is_bold_beside_the_others() -> None:
-    about = {"task": "news-category", "data": "huffpost"}
-    found = [{**about, "method": "tide", "learning_rate": rate, "held_out": loss} for rate, loss in ((3e-3, 0.63), (1e-3, 0.58734))]
-    alone = {**about, "method": "pplug", "learning_rate": 1e-3, "held_out": 0.9}
-    assert rate_table([*found, alone])[2:] == ["| news-category (huffpost) | tide | **0.5873** | 0.6300 |  |", ""]
+    about = {"task": "news-category", "data": "huffpost", "method": "tide"}
+    found = [{**about, "learning_rate": rate, "by_seed": losses} for rate, losses in ((3e-3, [0.63]), (1e-3, [0.58734, 0.6]))]
+    alone = {**about, "method": "pplug", "learning_rate": 1e-3, "by_seed": [0.9]}
+    assert rate_table([*found, alone])[2:] == ["| news-category (huffpost) | tide | **0.5873 0.6000** | 0.6300 |  |", ""]

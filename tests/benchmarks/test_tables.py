@@ -86,7 +86,7 @@ def test_a_run_at_another_rate_or_of_other_steps_does_not_count(results: Path, t
     path = tmp_path / "outcomes" / "t@d" / "tide-1.json"
     own = rate_of("t", "tide")
     for number, (rate, steps, seeds) in enumerate(((own, Budget.steps, 2), (10.0, Budget.steps, 1), (own, 20, 1))):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "budget": {"learning_rate": rate, "steps": steps}}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "budget": {"learning_rate": rate, "steps": steps}, "held_out": 0.5}))
         write_tables(tmp_path / "outcomes", tmp_path / str(number))
         rows = json.loads((tmp_path / str(number) / "quality.json").read_text())
         assert {row["seeds"] for row in rows if row["arm"] == "tide"} == {seeds}
