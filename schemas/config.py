@@ -87,7 +87,7 @@ class TrainConfig(Section):
     history: int = Field(128, ge=1, description="most recent items an example's history holds in training")
     batch_size: int = Field(32, ge=2)
     steps: int = Field(800, ge=1, description="most optimizer steps")
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0, description="of the optimizer; worth trying a third of it and, with pplug, three times it")
     patience: int = Field(4, ge=1, description="evaluations without gain before training stops")
     evaluate_every: int = Field(100, ge=1, description="steps between evaluations on the held-out slice")
     held_out: float = Field(0.1, gt=0, lt=1, description="share of examples, the latest in time, held out for early stopping")
