@@ -1,6 +1,7 @@
 """The examples of docs/examples run, and do what docs/handover.md says."""
 
 import base64
+import copy
 import importlib.util
 import io
 from pathlib import Path
@@ -82,7 +83,8 @@ def test_seq2seq(tokenizer: Any) -> None:
 
 def test_static_prefix_is_cached(causal: Any, tokenizer: Any) -> None:
     """Logits from the cache are those of the full pass, and the cache serves any number of queries."""
-    module = example("static_prefix_cache")
+    # In float64: how float32 rounds depends on the machine and on how long the pass is.
+    causal, module = copy.deepcopy(causal).double(), example("static_prefix_cache")
     cache = module.remember(causal, tokenizer, prefix(1))
     embed = causal.get_input_embeddings()
     for prompt in (PROMPT, "w5 w6 w7", PROMPT):
@@ -90,7 +92,7 @@ def test_static_prefix_is_cached(causal: Any, tokenizer: Any) -> None:
         full = torch.cat([embed(torch.tensor([[1]])), torch.from_numpy(prefix(1))[None], embed(ids)], 1)
         with torch.no_grad():
             wanted = causal(inputs_embeds=full).logits[0, -ids.shape[1] :]
-        torch.testing.assert_close(module.logits(causal, tokenizer, cache, prompt), wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(module.logits(causal, tokenizer, cache, prompt), wanted, rtol=0, atol=1e-9)
         assert cache.get_seq_length() == 5
 
 
