@@ -19,9 +19,8 @@ CHOSEN: dict[str, dict[str, float]] = {
 
 
 def rate_of(task: str, arm: str) -> float:
-    """The rate that an arm is trained at, 0 if it is not; changed arms have their method's, ``tide-shuffled-users`` ``default``'s."""
-    method = "default" if arm == "tide-shuffled-users" else arm.split("-")[0]
-    return CHOSEN.get(task, USUAL).get(method, 0.0)
+    """The rate that an arm is trained at, its method's; 0 if it is not trained."""
+    return CHOSEN.get(task, USUAL).get(arm.split("-")[0], 0.0)
 
 
 def rate_rows(every: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -94,8 +94,8 @@ def run(
         "- *Known* users have examples in training, *new* ones are of the third of all users that the seed holds out. `oppu` is judged on"
         " the 20 users of the longest histories.",
         f"- A learning rate for each method and task, of {', '.join(f'{rate:g}' for rate in TRIED)}, by the loss on up to 512 examples held"
-        " out of training (*Learning rates* below). Changed arms have their method's, `tide-shuffled-users` has `default`'s; tasks without"
-        " a choice of their own have news-category's.",
+        " out of training (*Learning rates* below). Changed arms have their method's rate, tasks without a choice of"
+        " their own have news-category's.",
         "- tide and its ablations learn half of their examples from copies of users under exchanged labels (`train.relabelled`), and their"
         " heads say the window's targets to the LLM in its own embeddings (docs/concepts.md; not `tide-slots`, which has no window); the"
         " papers' arms know neither, `default` and `tide-shuffled-users` learn from no copies. Both were found by looking at test examples"
