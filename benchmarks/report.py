@@ -126,8 +126,8 @@ def run(
         "",
         "Loss of examples held out of training, by seed; bold: the rate that the figures are of. They were tried upward with"
         f" seed 0 until the loss rose; those within {NEAR} of the least have all seeds, and of these the least mean was taken; where all"
-        f" are within {SAME} of each other, the middle one stayed (`benchmarks/rates.py`). 3e-2 was left out for what it did to pplug's test"
-        " examples of commits.",
+        f" are within {SAME} of each other, the middle one stayed (`benchmarks/rates.py`). 3e-2 was left out for what it did to pplug's"
+        " test examples of commits.",
         "",
         *rate_table(json.loads((results / "rates.json").read_text())),
         "## Costs",
