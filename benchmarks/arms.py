@@ -17,7 +17,7 @@ import torch
 from benchmarks import retrieval
 from benchmarks.bench import Bench
 from benchmarks.metrics import label_index, rouge, score_errors
-from benchmarks.variants import HISTORY, SHAPES, TRAINED, Budget, ablated, arm_config, variant
+from benchmarks.variants import ABLATED, COMPARED, HISTORY, Budget, ablated, arm_config, variant
 from encoders.examples import DAY, Examples, Ints
 from encoders.llm import FrozenLLM
 from encoders.personalizer import Aggregator, EventBatch
@@ -29,7 +29,7 @@ from store.packing import Precision, bundle_spec, pack
 _RETRIEVAL = {"recency": retrieval.latest, "bm25": retrieval.bm25}
 PROMPTED = ("none", *_RETRIEVAL)
 REFERENCE = ("own-majority", "last-label", "llm-times-prior")
-ARMS = ("none", *TRAINED[:9], "recency", "bm25", *REFERENCE, *(a for a in TRAINED[9:] if a not in SHAPES), "oppu")
+ARMS = ("none", *COMPARED, "recency", "bm25", *REFERENCE, *ABLATED, "oppu")
 #: Examples judged at a time, and answers written out per split for the writing tasks.
 BATCH, WRITTEN = 64, 300
 #: Latest events that a user's row is fitted from, histories of its examples included.

@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "tide-1-vector": {"train": {"prefix_length": 1}},
     "tide-2-vectors": {"train": {"prefix_length": 2}},
 }
-TRAINED = (
+COMPARED = (
     "default",
     "tide",
     "tide-int8",
@@ -45,12 +45,9 @@ TRAINED = (
     "pplug-64-items",
     "tide-window",
     "tide-shuffled-users",
-    "tide-slots",
-    "tapper-no-time",
-    "tapper-no-user-row",
-    "tide-shuffled-dates",
-    *SHAPES,
 )
+ABLATED = ("tide-slots", "tapper-no-time", "tapper-no-user-row", "tide-shuffled-dates")
+TRAINED = (*COMPARED, *ABLATED, *SHAPES)
 
 
 @dataclass(frozen=True)
