@@ -103,23 +103,34 @@ def weak(rows: list[dict[str, Any]]) -> list[str]:
     moves it."""
     lines, still = list[str](), unmoved(rows)
     for cell in sorted({(r["task"], r["data"], r["split"]) for r in rows}):
-        here = [r for r in rows if (r["task"], r["data"], r["split"]) == cell and r["metric"] == "accuracy"]
-        mine = {r["arm"]: r["mean"] for r in here if judged(r) == max(map(judged, here))}
+        mine, loss = _means(rows, cell, "accuracy"), _means(rows, cell, "nll")
         guess = max((v for a, v in mine.items() if a in OWN), default=0.0)
         asked = max((v for a, v in mine.items() if a not in OWN), default=1.0)
         if guess > asked:
             what = f"guessing from the user's own labels reaches {guess:.3f}, the best arm through the LLM {asked:.3f}"
             lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** Its tuning was too short for its answers to be of use.")
-        shown = max((v for a, v in mine.items() if a in PROMPTED and a != "none"), default=1.0)
-        if shown < mine.get("none", 0.0):
-            what = f"with items in its prompt the LLM reaches {shown:.3f}, without {mine['none']:.3f}"
-            lines.append(
-                f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** It saw too few histories: `recency` and `bm25` say nothing here."
-            )
+        for means, sign, told in ((mine, 1, " reaches"), (loss, -1, "'s loss is")):
+            if harm := _harm(means, sign):
+                what = f"with items in its prompt the LLM{told} {harm[0]:.3f}, without {harm[1]:.3f}"
+                lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** `recency` and `bm25` say nothing here.")
         if cell in still:
             what = f"no prefix moves the LLM, loss {still[cell][0]:.3f} without one and {still[cell][1]:.3f} with the best"
             lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** Until it is tuned for longer, it tells no arms apart.")
     return [*lines, ""] if lines else []
+
+
+def _means(rows: list[dict[str, Any]], cell: tuple[str, str, str], metric: str) -> dict[str, float]:
+    """By arm, of those that judged the most."""
+    here = [r for r in rows if (r["task"], r["data"], r["split"]) == cell and r["metric"] == metric]
+    return {r["arm"]: r["mean"] for r in here if judged(r) == max(map(judged, here))}
+
+
+def _harm(means: dict[str, float], sign: int) -> tuple[float, float] | None:
+    """A figure (``sign`` -1: less is better) with the best choice of items in the prompt and without any, where these are better off."""
+    shown = [sign * mean for arm, mean in means.items() if arm in PROMPTED and arm != "none"]
+    if not shown or "none" not in means or max(shown) >= sign * means["none"]:
+        return None
+    return sign * max(shown), means["none"]
 
 
 def cost_table(rows: list[dict[str, Any]]) -> list[str]:

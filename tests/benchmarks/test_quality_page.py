@@ -23,6 +23,8 @@ def rows(metric: str, **means: float) -> list[dict[str, Any]]:
         (rows("accuracy", none=0.5, tide=0.6, own_majority=0.7), "guessing from the user's own labels reaches 0.700"),
         (rows("accuracy", none=0.5, tide=0.6, recency=0.4), "with items in its prompt the LLM reaches 0.400, without 0.500"),
         (rows("accuracy", none=0.5, tide=0.6, own_majority=0.55, recency=0.55), ""),
+        (rows("nll", none=0.8, tide=0.7, recency=0.9, bm25=0.85), "with items in its prompt the LLM's loss is 0.850, without 0.800"),
+        (rows("nll", none=0.8, tide=0.7, recency=0.9, bm25=0.75), ""),
     ],
 )
 def test_a_weak_llm_is_named(found: list[dict[str, Any]], said: str) -> None:
