@@ -53,7 +53,8 @@ def test_a_cell_that_tells_nobody_apart_is_left_out() -> None:
     rows = figures("nll", tide=0.6, tapper=0.7, pplug=0.8, none=0.9)
     assert len(rivalries(rows, pairs, PAPERS)) == 1
     assert rivalries([{**row, "users": 29} for row in rows], pairs, PAPERS) == []
-    assert rivalries(figures("nll", tide=0.89, tapper=0.9, pplug=0.9, none=0.9), pairs, PAPERS) == [], "no prefix moves the LLM"
+    assert len(rivalries(figures("nll", tide=0.89, tapper=0.9, pplug=0.9, none=0.9), pairs, PAPERS)) == 1
+    assert rivalries(figures("nll", tide=0.892, tapper=0.9, pplug=0.9, none=0.9), pairs, PAPERS) == [], "no prefix moves the LLM"
     assert rivalries(rows, [{**pair, "seeds": 1} for pair in pairs], PAPERS) == [], "of two seeds the arms had unequal training"
 
 
