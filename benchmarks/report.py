@@ -96,8 +96,9 @@ def run(
         " the 20 users of the longest histories.",
         f"- A learning rate for each method and task, of {', '.join(f'{rate:g}' for rate in TRIED)}, by the loss on up to 512 examples held"
         " out of training (*Learning rates* below). Changed arms have their method's rate, tasks without a choice of"
-        " their own have news-category's.",
-        "- tide and its ablations learn half of their examples from copies of users under exchanged labels (`train.relabelled`), and their"
+        " their own, those of writing too, have news-category's.",
+        "- tide and its ablations learn half of their examples, where targets are labels or ratings, from copies of users under exchanged"
+        " labels (`train.relabelled`), and their"
         " heads say the window's targets to the LLM in its own embeddings (docs/concepts.md; not `tide-slots`, which has no window); the"
         " papers' arms know neither, `default` and `tide-shuffled-users` learn from no copies. Both were found by looking at test examples"
         " of news-category, seeds 0 and 1, which favours tide there; nothing else about tide was chosen by test examples.",

@@ -35,7 +35,7 @@ def quality_table(rows: list[dict[str, Any]]) -> list[str]:
             if not any(mine):
                 continue
             shown = [f"{r['mean']:.3f} ({r['low']:.3f} to {r['high']:.3f})" if r else "" for r in mine]
-            one = next(r for r in mine if r)
+            one = max((r for r in mine if r), key=judged)
             lines.append(f"| {arm} | " + " | ".join(shown) + f" | {one['users']} | {one['seeds']} |")
         lines.append("")
     return lines
@@ -112,7 +112,7 @@ def weak(rows: list[dict[str, Any]]) -> list[str]:
         for means, sign, told in ((mine, 1, " reaches"), (loss, -1, "'s loss is")):
             if harm := _harm(means, sign):
                 what = f"with items in its prompt the LLM{told} {harm[0]:.3f}, without {harm[1]:.3f}"
-                lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** `recency` and `bm25` say nothing here.")
+                lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** By this, `recency` and `bm25` say nothing here.")
         if cell in still:
             what = f"no prefix moves the LLM, loss {still[cell][0]:.3f} without one and {still[cell][1]:.3f} with the best"
             lines.append(f"- **{cell[0]} ({cell[1]}), {cell[2]} users: {what}.** Until it is tuned for longer, it tells no arms apart.")

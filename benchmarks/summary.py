@@ -92,11 +92,16 @@ def summary(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[
     papers = rivalries(rows, verdicts, PAPERS, SHORT)
     if not papers:
         return []
+    few = sorted(
+        {f"{r['task']} ({r['data']}) {r['split']}" for r in rows if r["arm"] == "tide" and r["metric"] == "nll" and r["users"] < FEW}
+    )
+    left_out = [f"Fewer than {FEW} users, so left out of the three tables and found under *Figures* and *Verdicts*: {', '.join(few)}.", ""]
     return [
         "**tide against the best of tapper and pplug**, with banks of 512 items or of the 64 that training shows: no worse where the"
         " interval's lower bound is above the line (one point of accuracy or F1, 1 % of a loss or an error, half a point of ROUGE)."
         " Intervals are over users, with the trainings as they came out; the gain by seed says how those differ.",
         "",
+        *(left_out if few else []),
         *_table(papers),
         "**tide against the best of none, default, recency and bm25**",
         "",

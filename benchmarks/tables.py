@@ -125,6 +125,11 @@ def _users(runs: list[Run]) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate([r.arrays["user"] for r in runs]))
 
 
+def _judged(runs: list[Run], metric: str) -> npt.NDArray[np.int64]:
+    """The user of each example that the metric judged: of a writing task, ROUGE only those whose answer was written."""
+    return np.concatenate([r.arrays["user"][~np.isnan(r.arrays[_column(metric)])] for r in runs])
+
+
 def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list[dict[str, Any]]:
     """One row per task, data, split, arm and metric."""
     rows = []
@@ -135,7 +140,7 @@ def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
             once = np.ones((1, len(users)), np.int64)
             each = [resampled(metric, [r], once, users)[0] for r in runs]
             spread = resampled(metric, runs, _draws(len(users)), users)
-            judged = np.concatenate([r.arrays["user"][~np.isnan(r.arrays[_column(metric)])] for r in runs])
+            judged = _judged(runs, metric)
             costs = [r.about["costs"] for r in runs]
             row: dict[str, Any] = {"task": task, "data": data, "split": split, "arm": arm, "metric": metric}
             row["mean"] = float(resampled(metric, runs, once, users)[0])
@@ -192,7 +197,7 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
                 ]
                 row: dict[str, Any] = {"task": task, "data": data, "split": split, "metric": metric, "arm": arm, "against": against}
                 row.update(difference=round(float(gap[0]), 5), low=round(float(low), 5), high=round(float(high), 5))
-                row.update(users=len(users), seeds=len(pairs), by_seed=[round(one, 5) for one in each])
+                row.update(users=len(np.unique(_judged(mine, metric))), seeds=len(pairs), by_seed=[round(one, 5) for one in each])
                 rows.append({**row, "llm": mine[0].about["llm"]})
     return rows
 

@@ -90,3 +90,13 @@ def test_controls_are_told_with_their_intervals() -> None:
     page = "\n".join(summary(rows, pairs))
     assert "(`tide-shuffled-users`, `default`), gain: rating (movielens) known nll -0.0020 (-0.0040 to +0.0010)." in page
     assert "(`default`, `none`)" not in page
+
+
+def test_cells_of_few_users_are_named_where_they_are_left_out() -> None:
+    rows = figures("nll", tide=0.6, tapper=0.7, pplug=0.8, none=0.9)
+    pairs = [verdict("nll", arm, 0.1, 0.05, 0.15) for arm in PAPERS]
+    assert "left out" not in "\n".join(summary(rows, pairs))
+    few = [{**row, "split": "new", "users": 29} for row in rows]
+    assert "left out of the three tables and found under *Figures* and *Verdicts*: rating (movielens) new." in "\n".join(
+        summary([*rows, *few], pairs)
+    )

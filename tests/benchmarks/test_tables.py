@@ -157,7 +157,7 @@ def test_answers_that_only_one_arm_wrote_out_are_not_compared(tmp_path: Path) ->
     write_tables(tmp_path / "outcomes", tmp_path / "results")
     quality, verdicts = (json.loads((tmp_path / "results" / name).read_text()) for name in ("quality.json", "verdicts.json"))
     assert {row["arm"]: row["users"] for row in quality if row["metric"] == "rougeL"} == {"tide": 10, "oppu": 20}
-    assert [row["difference"] for row in verdicts if row["metric"] == "rougeL"] == [0.0]
+    assert [(row["difference"], row["users"]) for row in verdicts if row["metric"] == "rougeL"] == [(0.0, 10)]
 
 
 def test_a_cache_of_fewer_seeds_leaves_the_rows_of_more(results: Path, tmp_path: Path) -> None:
