@@ -81,7 +81,7 @@ def run(
         f"- Machine: {'; '.join(devices)}. Seeds a cell: {', '.join(map(str, seeds))}; one seed is a direction, not a verdict."
         " Two arms ran at a time, so the times are upper bounds.",
         f"- Frozen LLM: an encoder-decoder warm-started from MiniLM ({ENCODER_LAYERS} and {DECODER_LAYERS['label']} layers,"
-        f" embeddings kept; where titles are written {ENCODER_LAYERS} and {DECODER_LAYERS['text']}, embeddings tuned, or all are one),"
+        f" embeddings kept; where titles are written {ENCODER_LAYERS} and {DECODER_LAYERS['text']}, embeddings tuned),"
         " tuned per task on users outside the test, before its time (ratings come in bursts: at any time), half of the batches behind"
         f" `P₀` (L = {LENGTH}), then frozen; those of tasks without labels start their cross-attention from the self-attention, or they do"
         " not learn to copy digits: "
