@@ -88,7 +88,7 @@ def run(
         + "; ".join(f"{task} ({data}) `{name}`" for task, data, name in models)
         + ". They are tuned on one thread, or their weights would depend on the cores; commit-area's was made twice from nothing, a day"
         " between, and every figure that its three seeds then gave was the same.",
-        "- Headlines and commit subjects are those of weak readers: lessons held out from tuning share titles with the others, so it overfits.",
+        "- The LLMs of writing tasks overfit: lessons held out from their tuning share titles with the others.",
         *(f"- Every trained arm got the same budget: `{b}`." for b in budgets),
         "- Arms are trained on the latest 64 items of a history and judged on up to 512: tapper's and pplug's banks hold as many, tide's"
         " window its 64, its slots all. `tapper-64-items` and `pplug-64-items` have banks of 64.",
