@@ -35,6 +35,7 @@ from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
 from encoders.training import Trained
+from pipelines.memory import MOST, keep_freed
 from schemas.config import EncoderConfig
 from schemas.errors import TapstateError
 
@@ -115,7 +116,7 @@ def run(
         bool, typer.Option("--live", help="Judge on histories up to the second before as well; rows have a split of their own, known+live.")
     ] = False,
     examples: Annotated[int | None, typer.Option(help="Test examples of a split, at most. [default: the task's own]")] = None,
-    tuning_steps: Annotated[int, typer.Option(help="Steps of tuning the frozen LLM.")] = 1_600,
+    tuning_steps: Annotated[int | None, typer.Option(help="Steps of tuning the frozen LLM. [default: by kind of task]")] = None,
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
 ) -> None:
     """Run arms, keep their outcomes, and make the tables."""
@@ -124,6 +125,7 @@ def run(
     if tables:
         write_tables(cache / "outcomes", results)
         return
+    keep_freed(MOST)
     budget, encoder = replace(Budget(), steps=steps), TextEncoder(EncoderConfig())
     try:
         chosen = choose(data, task or [], source)

@@ -118,7 +118,7 @@ def tune(
         embeddings: whether token embeddings are tuned along; a pretrained model's need not be, and they are most of a small one's weights.
         shorter: a quarter of the batches behind ``P₀`` see its first vectors only, so that shorter prefixes meet an LLM that knows them.
         pool: batches drawn together and cut by length: prompts of very unequal lengths are mostly padding otherwise.
-        progress: called after each step with 1 and the running loss.
+        progress: called after each step with 1, its loss, and the last loss on what is held out.
     """
     prompts, targets = lessons.prompts, lessons.targets
     with torch.random.fork_rng(devices=[]):
@@ -136,8 +136,7 @@ def tune(
         optimizer = torch.optim.AdamW([*tuned, neutral], lr=learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
         rng = np.random.default_rng(seed)
-        order = rng.permutation(len(prompts))
-        held, training = np.split(order, [min(len(order) // 10, HELD_OUT)])
+        held, training = _split(targets, rng)
         told = training[lessons.told[training]]
         first = steps * TOLD_FIRST if len(told) else 0
         best, best_state = float("inf"), copy.deepcopy(model.state_dict())
@@ -148,6 +147,7 @@ def tune(
             with torch.autocast(llm.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 return llm.loss(prefix, [prompts[i] for i in rows], [targets[i] for i in rows])[0].mean()
 
+        figures: dict[str, Any] = {}
         waiting: list[npt.NDArray[np.int64]] = []
         for step in range(1, steps + 1):
             if not waiting:
@@ -161,19 +161,34 @@ def tune(
             schedule.step()
             with torch.no_grad():
                 neutral.div_(neutral.square().mean().sqrt())
-            if progress:
-                progress(1, {"loss": float(loss.detach())})
+            figures["loss"] = float(loss.detach())
             if len(held) and (step % EVALUATE_EVERY == 0 or step == steps):
                 model.eval()
                 with torch.no_grad():
                     found = float(np.mean([float(loss_of(part, prefix_length)) for part in np.array_split(held, -(-len(held) // 64))]))
                 model.train()
+                figures["held_out"] = found
                 if found < best:
                     best, best_state, best_neutral = found, copy.deepcopy(model.state_dict()), neutral.detach().clone()
+            if progress:
+                progress(1, figures)
         model.load_state_dict(best_state)
         llm.neutral = best_neutral.cpu()
         llm.model = model.to(getattr(torch, config.precision)).eval().requires_grad_(False)
     return llm
+
+
+def _split(targets: Sequence[str], rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The lessons held out, and those to train on.
+
+    Answers of more kinds than lessons are held out are titles, not labels, and are held out whole: one learned by heart in a lesson would
+    be given in another, and the weights kept would be those that remember most.
+    """
+    kinds, kind = np.unique(targets, return_inverse=True)
+    group = kind if len(kinds) > HELD_OUT else np.arange(len(targets))
+    order = np.argsort(np.argsort(rng.permutation(group.max(initial=-1) + 1))[group], kind="stable")
+    held, others = np.split(order, [min(len(order) // 10, HELD_OUT)])
+    return held, others[~np.isin(group[others], group[held])]
 
 
 def _by_length(rows: npt.NDArray[np.int64], prompts: Sequence[str], batches: int, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:

@@ -9,6 +9,8 @@ from functools import cache
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 #: Arrays below this come out of the kept memory.
 LARGEST = 1 << 30
+#: Megabytes that can be kept: bytes are counted in an int of C.
+MOST = 2_047
 #: New objects after which Python looks for cycles among them; 700 by default.
 SELDOM = 10_000
 
@@ -23,7 +25,7 @@ def keep_freed(megabytes: int) -> None:
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     # Older ones take no more than 32 MB for the first; both are ints of C.
     if tune and (tune(M_MMAP_THRESHOLD, LARGEST) or tune(M_MMAP_THRESHOLD, 32 << 20)):
-        tune(M_TRIM_THRESHOLD, min(megabytes, 2047) << 20)
+        tune(M_TRIM_THRESHOLD, min(megabytes, MOST) << 20)
 
 
 @cache

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from encoders.llm import FrozenLLM
-from encoders.tuning import Lessons, _length, small_causal, tune, warm_seq2seq
+from encoders.tuning import HELD_OUT, Lessons, _length, _split, small_causal, tune, warm_seq2seq
 from schemas.config import LLMConfig
 from schemas.errors import ConfigError
 
@@ -27,6 +27,22 @@ def lessons() -> Lessons:
 def tuned(lessons: Lessons, steps: int) -> FrozenLLM:
     base = lambda: small_causal([*lessons.prompts, *lessons.targets])  # noqa: E731
     return tune(base, lessons, LLMConfig(), prefix_length=PREFIX, steps=steps, learning_rate=3e-3, seed=3)
+
+
+def test_titles_are_held_out_whole_and_labels_are_not() -> None:
+    rng = np.random.default_rng(0)
+    titles = np.array([f"title {i}" for i in rng.integers(0, 2 * HELD_OUT, 6000)])
+    held, training = _split(titles.tolist(), np.random.default_rng(1))
+    assert len(held) == HELD_OUT
+    assert not set(titles[held]) & set(titles[training])
+    # Of the others none but those of held-out titles is left out.
+    assert set(training) == set(np.flatnonzero(~np.isin(titles, titles[held])))
+    labels = np.array(WORDS)[rng.integers(0, len(WORDS), 6000)]
+    held, training = _split(labels.tolist(), np.random.default_rng(1))
+    assert sorted([*held, *training]) == list(range(6000))
+    assert set(labels[held]) == set(labels[training]) == set(WORDS)
+    # Labels' LLMs are known by this order.
+    assert np.array_equal(np.concatenate([held, training]), np.random.default_rng(1).permutation(6000))
 
 
 @pytest.mark.slow
