@@ -95,7 +95,7 @@ def summary(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[
     few = sorted(
         {f"{r['task']} ({r['data']}) {r['split']}" for r in rows if r["arm"] == "tide" and r["metric"] == "nll" and r["users"] < FEW}
     )
-    left_out = [f"Fewer than {FEW} users, so left out of the three tables and found under *Figures* and *Verdicts*: {', '.join(few)}.", ""]
+    left_out = [f"Fewer than {FEW} users, so left out here and found under *Figures* and *Verdicts*: {', '.join(few)}.", ""]
     return [
         "**tide against the best of tapper and pplug**, with banks of 512 items or of the 64 that training shows: no worse where the"
         " interval's lower bound is above the line (one point of accuracy or F1, 1 % of a loss or an error, half a point of ROUGE)."
@@ -134,7 +134,7 @@ def _controls(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> lis
         ("tide", "tide-window", "With slots against without (`tide`, `tide-window`)"),
     ):
         mine = [v for v in verdicts if (v["arm"], v["against"]) == (arm, against) and v["metric"] in ("nll", "mae")]
-        mine = [v for v in mine if (v["task"], v["data"], v["split"]) not in still]
+        mine = [v for v in mine if v["users"] >= FEW and (v["task"], v["data"], v["split"]) not in still]
         gains = [
             f"{v['task']} ({v['data']}) {v['split']} {v['metric']} {v['difference']:+.4f} ({v['low']:+.4f} to {v['high']:+.4f})"
             for v in mine

@@ -26,6 +26,7 @@ def verdict(metric: str, against: str, gain: float, low: float, high: float, arm
         "low": low,
         "high": high,
         "seeds": 3,
+        "users": 40,
         "by_seed": [gain] * 3,
     }
 
@@ -97,6 +98,7 @@ def test_cells_of_few_users_are_named_where_they_are_left_out() -> None:
     pairs = [verdict("nll", arm, 0.1, 0.05, 0.15) for arm in PAPERS]
     assert "left out" not in "\n".join(summary(rows, pairs))
     few = [{**row, "split": "new", "users": 29} for row in rows]
-    assert "left out of the three tables and found under *Figures* and *Verdicts*: rating (movielens) new." in "\n".join(
-        summary([*rows, *few], pairs)
-    )
+    pairs.append({**verdict("nll", "none", 0.2, 0.1, 0.3, arm="default"), "split": "new", "users": 29})
+    page = "\n".join(summary([*rows, *few], pairs))
+    assert "left out here and found under *Figures* and *Verdicts*: rating (movielens) new." in page
+    assert "(`default`, `none`)" not in page
