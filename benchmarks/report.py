@@ -88,7 +88,6 @@ def run(
         + "; ".join(f"{task} ({data}) `{name}`" for task, data, name in models)
         + ". They are tuned on one thread, or their weights would depend on the cores; commit-area's was made twice from nothing, a day"
         " between, and every figure that its three seeds then gave was the same.",
-        "- The LLMs of writing tasks overfit: lessons held out from their tuning share titles with the others.",
         *(f"- Every trained arm got the same budget: `{b}`." for b in budgets),
         "- Arms are trained on the latest 64 items of a history and judged on up to 512: tapper's and pplug's banks hold as many, tide's"
         " window its 64, its slots all. `tapper-64-items` and `pplug-64-items` have banks of 64.",
@@ -96,8 +95,8 @@ def run(
         "- *Known* users have examples in training, *new* ones are of the third of all users that the seed holds out. `oppu` is judged on"
         " the 20 users of the longest histories.",
         f"- A learning rate for each method and task, of {', '.join(f'{rate:g}' for rate in TRIED)}, by the loss on up to 512 examples held"
-        " out of training (*Learning rates* below). Changed arms have their method's rate, tasks without a choice of"
-        " their own, those of writing too, have news-category's.",
+        " out of training (*Learning rates* below; of writing tasks two a method, with seed 0). Changed arms have their method's rate, tasks"
+        " without a choice of their own news-category's.",
         "- tide and its ablations learn half of their examples, where targets are labels or ratings, from copies of users under exchanged"
         " labels (`train.relabelled`), and their"
         " heads say the window's targets to the LLM in its own embeddings (docs/concepts.md; not `tide-slots`, which has no window); the"

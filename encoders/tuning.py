@@ -181,11 +181,13 @@ def tune(
 def _split(targets: Sequence[str], rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The lessons held out, and those to train on.
 
-    Answers of more kinds than lessons are held out are titles, not labels, and are held out whole: one learned by heart in a lesson would
-    be given in another, and the weights kept would be those that remember most.
+    Answers of more kinds than lessons are held out are titles, and are held out whole: one learned by heart in a lesson would be given
+    in another, and the weights kept would be those that remember most. Those of more than a hundredth of the lessons are labels among
+    them, which must be learned.
     """
-    kinds, kind = np.unique(targets, return_inverse=True)
-    group = kind if len(kinds) > HELD_OUT else np.arange(len(targets))
+    kinds, kind, times = np.unique(targets, return_inverse=True, return_counts=True)
+    alone = np.arange(len(targets))
+    group = np.where(times[kind] * 100 > len(targets), len(kinds) + alone, kind) if len(kinds) > HELD_OUT else alone
     order = np.argsort(np.argsort(rng.permutation(group.max(initial=-1) + 1))[group], kind="stable")
     held, others = np.split(order, [min(len(order) // 10, HELD_OUT)])
     return held, others[~np.isin(group[others], group[held])]

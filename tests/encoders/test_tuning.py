@@ -43,6 +43,12 @@ def test_titles_are_held_out_whole_and_labels_are_not() -> None:
     assert set(labels[held]) == set(labels[training]) == set(WORDS)
     # Labels' LLMs are known by this order.
     assert np.array_equal(np.concatenate([held, training]), np.random.default_rng(1).permutation(6000))
+    # Labels of one task among the titles of another.
+    mixed = np.concatenate([titles, labels])
+    for seed in range(20):
+        held, training = _split(mixed.tolist(), np.random.default_rng(seed))
+        assert set(WORDS) <= set(mixed[training])
+        assert not set(mixed[held]) & set(mixed[training]) - set(WORDS)
 
 
 @pytest.mark.slow
