@@ -17,7 +17,7 @@ from benchmarks.tasks import choose
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder, default_model
 from encoders.tuning import tune, warm_seq2seq
-from pipelines.memory import MOST, keep_freed
+from pipelines.memory import keep_freed
 from schemas.config import EncoderConfig, LLMConfig
 from schemas.errors import TapstateError
 from schemas.keys import content_hash
@@ -28,7 +28,7 @@ CACHE = Path(__file__).parent / ".cache"
 ENCODER_LAYERS = 3
 DECODER_LAYERS = {"label": 1, "rating": 1, "text": 3}
 LENGTH = 8
-#: Of tuning, by kind of task: titles, few and each its own, are learned by heart soon.
+#: Of tuning, by kind of task: a few thousand titles are soon learned by heart.
 STEPS = {"label": 1_600, "rating": 1_600, "text": 1_000}
 RATE, POOL = 5e-4, 8
 #: Answers are labels, or titles for the writing tasks.
@@ -46,8 +46,8 @@ def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int | None = None, s
     config, steps = config_for(bench.task.kind), steps or STEPS[bench.task.kind]
     # Labels are told apart without it, and their LLMs were tuned before it was tried.
     warm = bench.task.kind != "label"
-    # MiniLM's embeddings were never an output layer: tuned, held-out titles of news cost 5.36 a token and a told one 1.2; frozen, behind
-    # a decoder of one layer, 5.57 and 2.0 (600 steps each).
+    # MiniLM's embeddings were never an output layer: tuned, with a decoder of three layers, held-out titles of news cost 5.36 a token and
+    # told ones 1.2; frozen, with one layer, 5.57 and 2.0 (600 steps each).
     writes = bench.task.kind == "text"
     decoder = DECODER_LAYERS[bench.task.kind]
     shape = [ENCODER_LAYERS, decoder, LENGTH, RATE, POOL, config.precision, *(["warm cross-attention"] if warm else []), steps, seed]
@@ -95,7 +95,7 @@ def run(
     source: Annotated[str, typer.Option(help="Data set of the task. [default: its first]")] = "",
 ) -> None:
     """Make, or find, a task's frozen LLM and print its hash."""
-    keep_freed(MOST)
+    keep_freed()
     try:
         chosen = choose(data, [task], source)[0]
         bench = build(chosen, data, cache, TextEncoder(EncoderConfig()), config_for(chosen.kind))

@@ -35,7 +35,7 @@ from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
 from encoders.training import Trained
-from pipelines.memory import MOST, keep_freed
+from pipelines.memory import keep_freed
 from schemas.config import EncoderConfig
 from schemas.errors import TapstateError
 
@@ -125,7 +125,7 @@ def run(
     if tables:
         write_tables(cache / "outcomes", results)
         return
-    keep_freed(MOST)
+    keep_freed()
     budget, encoder = replace(Budget(), steps=steps), TextEncoder(EncoderConfig())
     try:
         chosen = choose(data, task or [], source)

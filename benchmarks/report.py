@@ -95,8 +95,8 @@ def run(
         "- *Known* users have examples in training, *new* ones are of the third of all users that the seed holds out. `oppu` is judged on"
         " the 20 users of the longest histories.",
         f"- A learning rate for each method and task, of {', '.join(f'{rate:g}' for rate in TRIED)}, by the loss on up to 512 examples held"
-        " out of training (*Learning rates* below; of writing tasks two a method, with seed 0). Changed arms have their method's rate, tasks"
-        " without a choice of their own news-category's.",
+        " out of training (*Learning rates* below; of writing tasks two a method, with seed 0). Changed arms have their method's rate,"
+        " tasks without a choice of their own news-category's.",
         "- tide and its ablations learn half of their examples, where targets are labels or ratings, from copies of users under exchanged"
         " labels (`train.relabelled`), and their"
         " heads say the window's targets to the LLM in its own embeddings (docs/concepts.md; not `tide-slots`, which has no window); the"
@@ -128,7 +128,8 @@ def run(
         "",
         "Loss of examples held out of training, by seed; bold: the rate that the figures are of. They were tried upward with"
         f" seed 0 until the loss rose; those within {NEAR} of the least have all seeds, and of these the least mean was taken; where all"
-        f" are within {SAME} of each other, the middle one stayed (`benchmarks/rates.py`). 3e-2 was left out for what it did to pplug's"
+        f" are within {SAME} of each other, the middle one stayed (`benchmarks/rates.py`). Of tasks of"
+        " writing two a method were tried with seed 0, and the better taken. 3e-2 was left out for what it did to pplug's"
         " test examples of commits.",
         "",
         *rate_table(json.loads((results / "rates.json").read_text())),

@@ -29,6 +29,8 @@ from schemas.config import LLMConfig
 #: Pairs held out to choose the moment of tuning that generalises, and the steps between looks at them.
 HELD_OUT = 512
 EVALUATE_EVERY = 50
+#: Lessons of one answer, on the average, from which on answers are labels.
+TITLES = 8
 #: Share of the steps that take only lessons whose prompt tells the answer: copying is then learned within a hundred steps, from
 #: every seed; among other prompts it comes at a random moment or, at high learning rates, never.
 TOLD_FIRST = 0.25
@@ -118,7 +120,7 @@ def tune(
         embeddings: whether token embeddings are tuned along; a pretrained model's need not be, and they are most of a small one's weights.
         shorter: a quarter of the batches behind ``P₀`` see its first vectors only, so that shorter prefixes meet an LLM that knows them.
         pool: batches drawn together and cut by length: prompts of very unequal lengths are mostly padding otherwise.
-        progress: called after each step with 1, its loss, and the last loss on what is held out.
+        progress: called after each step with 1, its loss, and from the first look on the loss on what is held out.
     """
     prompts, targets = lessons.prompts, lessons.targets
     with torch.random.fork_rng(devices=[]):
@@ -181,13 +183,13 @@ def tune(
 def _split(targets: Sequence[str], rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The lessons held out, and those to train on.
 
-    Answers of more kinds than lessons are held out are titles, and are held out whole: one learned by heart in a lesson would be given
-    in another, and the weights kept would be those that remember most. Those of more than a hundredth of the lessons are labels among
-    them, which must be learned.
+    Answers that come less than ``TITLES`` times on the average are titles, and are held out whole; what is left of the last one's lessons
+    is on neither side. A title learned by heart in a lesson would be given in another, and the weights kept would be those that remember
+    most. What answers more than a hundredth of all lessons is a label among them, and must be learned.
     """
-    kinds, kind, times = np.unique(targets, return_inverse=True, return_counts=True)
+    kinds, kind, times = np.unique(np.array(targets, object), return_inverse=True, return_counts=True)
     alone = np.arange(len(targets))
-    group = np.where(times[kind] * 100 > len(targets), len(kinds) + alone, kind) if len(kinds) > HELD_OUT else alone
+    group = np.where(times[kind] * 100 > len(targets), len(kinds) + alone, kind) if len(targets) < TITLES * len(kinds) else alone
     order = np.argsort(np.argsort(rng.permutation(group.max(initial=-1) + 1))[group], kind="stable")
     held, others = np.split(order, [min(len(order) // 10, HELD_OUT)])
     return held, others[~np.isin(group[others], group[held])]

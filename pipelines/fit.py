@@ -15,7 +15,7 @@ from encoders.tuning import Lessons, small_causal, tune
 from pipelines.encode import encode_events
 from pipelines.encoder import KnownEncoder
 from pipelines.examples import build_examples, read_events, tuning_pairs, tuning_users
-from pipelines.memory import MOST, keep_freed
+from pipelines.memory import keep_freed
 from pipelines.meter import Meter, Silent
 from schemas.config import Config, TapperConfig
 from schemas.errors import CompatibilityError, NotFoundError
@@ -57,7 +57,7 @@ def fit(home: Home, config: Config, *, head_only: bool = False, meter: Meter | N
         ParityError: an exported graph is off.
     """
     # Logits over an LLM's vocabulary are tens of megabytes at every step.
-    keep_freed(MOST)
+    keep_freed()
     meter, log, models = meter or Silent(), EventLog(home), Models(home)
     kept = _kept_aggregator(home, config) if head_only else None
     if kept:

@@ -1,4 +1,4 @@
-"""Memory of a process: what a finished shard freed is kept for the next one, and what imports made is not walked over again and again."""
+"""Memory of a process: what a shard or a training step freed is kept for the next one, and what imports made is not walked over again."""
 
 import atexit
 import ctypes
@@ -16,8 +16,8 @@ SELDOM = 10_000
 
 
 @cache
-def keep_freed(megabytes: int) -> None:
-    """Have this process keep up to about so much of what it frees, once for all.
+def keep_freed(megabytes: int = MOST) -> None:
+    """Have this process keep up to about so much of what it frees from now on.
 
     By default glibc gives every array of a few megabytes back to the kernel and asks for fresh, zeroed pages at the next one.
     Elsewhere than on glibc it does nothing.

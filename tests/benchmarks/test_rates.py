@@ -29,12 +29,12 @@ def test_each_rate_is_the_best_of_those_tried() -> None:
 
 
 def test_writing_tasks_have_the_better_of_the_rates_tried_with_the_first_seed() -> None:
-    tried = defaultdict[tuple[str, str], dict[float, float]](dict)
+    tried = defaultdict[tuple[str, str, str], dict[float, float]](dict)
     for row in json.loads((RESULTS / "rates.json").read_text()):
-        tried[row["task"], row["method"]][row["learning_rate"]] = row["by_seed"][0]
-    for task in ("news-headline", "commit-subject"):
+        tried[row["task"], row["data"], row["method"]][row["learning_rate"]] = row["by_seed"][0]
+    for task, data in (("news-headline", "huffpost"), ("commit-subject", "git")):
         for method in USUAL:
-            found = tried[task, method]
+            found = tried[task, data, method]
             assert len(found) > 1, (task, method)
             assert rate_of(task, method) == min(found, key=lambda rate, losses=found: losses[rate]), (task, method)
 
