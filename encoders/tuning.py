@@ -136,7 +136,9 @@ def tune(
         rms = llm.embedding_rms(prompts[:2000])
         neutral = nn.Parameter(initial_prefix(llm.embedding.weight, prefix_length).to(llm.device))
         optimizer = torch.optim.AdamW([*tuned, neutral], lr=learning_rate, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+        # A rise of exactly one step, a tenth of ten, divides by zero.
+        rise = max(0.1, min(0.9, 1.5 / steps))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=rise)
         rng = np.random.default_rng(seed)
         held, training = _split(targets, rng)
         told = training[lessons.told[training]]

@@ -67,6 +67,17 @@ def test_a_told_answer_is_given(lessons: Lessons) -> None:
     assert not any(p.requires_grad for p in llm.model.parameters())
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_any_number_of_steps_will_do(lessons: Lessons, steps: int) -> None:
+    """A warm-up of one step divided by zero."""
+    seen = []
+    base = lambda: small_causal([*lessons.prompts, *lessons.targets])  # noqa: E731
+    progress = lambda done, figures: seen.append((done, figures["loss"]))  # noqa: E731
+    tune(base, lessons, LLMConfig(), prefix_length=PREFIX, steps=steps, learning_rate=3e-3, progress=progress)
+    assert [done for done, _ in seen] == [1] * steps
+    assert np.isfinite([loss for _, loss in seen]).all()
+
+
 def test_the_same_seed_gives_the_same_llm(lessons: Lessons) -> None:
     before = torch.get_rng_state()
     first, second = tuned(lessons, 3), tuned(lessons, 3)
