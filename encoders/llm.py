@@ -3,6 +3,7 @@
 Input order: encoder-decoder ``[P; text]``, causal ``[BOS; P; text]``. The model's own parameters never change here.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +44,8 @@ class FrozenLLM:
     ) -> None:
         self.config, self.tokenizer, self.neutral = config, tokenizer, neutral
         # As it came: its first use changes what it says of padding and truncation.
-        self._tokenizer_told = tokenizer.backend_tokenizer.to_str()
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._tokenizer_json: str | None = backend.to_str() if backend else None
         self.device = best_device()
         model.to(self.device)  # type: ignore[arg-type]
         if config.precision == "bfloat16" and self.device.type == "cpu":
@@ -89,7 +91,8 @@ class FrozenLLM:
         """Model, tokenizer and neutral prefix, so that ``load`` gives the same again."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
-        (directory / "tokenizer.json").write_text(self._tokenizer_told)
+        if self._tokenizer_json:
+            (directory / "tokenizer.json").write_text(self._tokenizer_json)
         if self.neutral is not None:
             save_file({"neutral": self.neutral.detach().cpu().contiguous()}, directory / NEUTRAL)
 
@@ -100,7 +103,9 @@ class FrozenLLM:
         names = sorted(self.model.state_dict())
         neutral = b"" if self.neutral is None else self.neutral.detach().cpu().numpy().tobytes()
         prompts = [self.config.prompts] if self.config.prompts else []
-        return content_hash(names, *parts, self._tokenizer_told, self.config.prompt, neutral, *prompts)
+        # Those written in Python have no such file (ByT5).
+        told = self._tokenizer_json or json.dumps([type(self.tokenizer).__name__, self.tokenizer.get_vocab()], sort_keys=True)
+        return content_hash(names, *parts, told, self.config.prompt, neutral, *prompts)
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says of the LLM."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from encoders.llm import FrozenLLM, initial_prefix
 from encoders.text import default_model
@@ -168,6 +169,23 @@ def test_use_changes_no_fingerprint(tmp_path: Path) -> None:
     assert made.fingerprint == before
     made.save(tmp_path)
     assert FrozenLLM.load(LLMConfig(model=str(tmp_path))).fingerprint == before
+
+
+def test_a_tokenizer_written_in_python_will_do(tmp_path: Path) -> None:
+    """ByT5 has no other."""
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    tokenizer = ByT5Tokenizer()
+    config = T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **shape)
+    made = FrozenLLM(T5ForConditionalGeneration(config), tokenizer, LLMConfig())
+    made.save(tmp_path)
+    loaded = FrozenLLM.load(LLMConfig(model=str(tmp_path)))
+    assert loaded.fingerprint == made.fingerprint
+    assert FrozenLLM(made.model, ByT5Tokenizer(extra_ids=5), LLMConfig()).fingerprint != made.fingerprint
+    prefix = torch.randn(4, 2, made.dim, device=made.device)
+    assert torch.equal(loaded.loss(prefix, PROMPTS, TARGETS)[0], made.loss(prefix, PROMPTS, TARGETS)[0])
+    assert loaded.generate(prefix, PROMPTS) == made.generate(prefix, PROMPTS)
+    assert loaded.written(TARGETS) == TARGETS
 
 
 def test_bfloat16_halves_the_weights_and_answers_alike(llm: FrozenLLM, tmp_path: Path) -> None:
