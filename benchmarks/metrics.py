@@ -5,6 +5,7 @@ Decoding: one for all arms, greedy. LaMP's own runs use 4 beams.
 
 from collections.abc import Sequence
 from functools import cache
+from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,8 @@ Floats = npt.NDArray[np.float64]
 
 
 def label_index(answers: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Each answer's place among the labels, stripped and matched exactly; -1 where it is none of them."""
-    place = {label: index for index, label in enumerate(labels)}
+    """Each answer's place among the labels, both stripped and matched exactly; -1 where it is none of them."""
+    place = {label.strip(): index for index, label in enumerate(labels)}
     return np.array([place.get(answer.strip(), -1) for answer in answers], np.int64)
 
 
@@ -26,9 +27,11 @@ def score_errors(answers: Sequence[str], golds: Sequence[str]) -> Floats:
 
 def _score(answer: str, gold: float) -> float:
     try:
-        return float(answer)
+        if isfinite(score := float(answer)):
+            return score
     except ValueError:
-        return 1.0 if abs(1 - gold) > abs(5 - gold) else 5.0
+        pass
+    return 1.0 if abs(1 - gold) > abs(5 - gold) else 5.0
 
 
 def rouge(answers: Sequence[str], golds: Sequence[str]) -> dict[str, Floats]:

@@ -19,6 +19,12 @@ def test_answers_match_labels_stripped_and_exactly() -> None:
     assert label_index([" crime ", "Crime", "sport", "wellness\n", ""], LABELS).tolist() == [0, -1, -1, 3, -1]
 
 
+def test_a_label_with_spaces_round_it_is_still_one() -> None:
+    """Else its examples' golds would be no label, and every wrong answer right."""
+    labels = ["crime", "sports "]
+    assert label_index(["sports", "sports ", "nonsense"], labels).tolist() == [1, 1, -1]
+
+
 def test_f1_is_over_the_full_list_of_labels() -> None:
     """crime: 1 of 2 found, nothing else called crime: F1 2/3. sports: found, and called once more: 2/3. travel, wellness: 0."""
     golds = ["crime", "crime", "sports", "travel"]
@@ -39,6 +45,8 @@ def test_f1_is_over_the_full_list_of_labels() -> None:
         ("score: 3", "3", 2.0),
         ("?", "4", -3.0),
         ("?", "5", -4.0),
+        ("nan", "2", 3.0),
+        ("-inf", "4", -3.0),
     ],
 )
 def test_an_answer_that_is_no_number_counts_as_the_farther_end(answer: str, gold: str, error: float) -> None:
