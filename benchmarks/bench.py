@@ -9,6 +9,7 @@ latest of each user's own, and only the same user's training examples are surely
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from encoders.text import TextEncoder
 from encoders.tuning import Lessons
 from schemas.config import LLMConfig
 from schemas.errors import InputError
-from schemas.keys import user_hash
+from schemas.keys import content_hash, user_hash
 
 #: Examples a user needs to take part in the test.
 MIN_EXAMPLES = 10
@@ -64,6 +65,24 @@ class Bench:
     texts: npt.NDArray[np.object_]
     targets: npt.NDArray[np.object_]
     event: Ints
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of all that an arm is trained and judged on, events and their vectors included."""
+        examples = self.examples
+        told = ["\x00".join(map(str, each)) for each in (self.texts, self.targets, self.items, examples.prompts, self.labels)]
+        arrays = (
+            examples.vectors,
+            examples.known,
+            examples.ts,
+            examples.value,
+            examples.user,
+            examples.now,
+            self.event,
+            self.fold,
+            self.test,
+        )
+        return content_hash(*told, *(np.ascontiguousarray(x).tobytes() for x in arrays))
 
     def rows(self, seed: int, split: Literal["train", "known", "new"], most: int | None = None) -> Ints:
         """Examples of one split; of a test at most ``MAX_OF_USER`` a user and ``most`` in all, drawn with a fixed seed.

@@ -4,7 +4,6 @@
 came to is kept in ``benchmarks/.cache`` (no texts); the tables in ``benchmarks/results`` are made from all that is kept there.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -25,12 +24,12 @@ from benchmarks.arms import ARMS, PROMPTED, REFERENCE, Outcome
 from benchmarks.bench import Bench, build, describe
 from benchmarks.controls import LiveExamples
 from benchmarks.costs import costs
-from benchmarks.frozen import CACHE, config_for, frozen_llm
+from benchmarks.frozen import CACHE, STEPS, config_for, frozen_llm
 from benchmarks.oppu import personal
 from benchmarks.rates import rate_of
-from benchmarks.tables import AGED, write_tables
+from benchmarks.tables import AGED, refuse_other_llms, write_tables, write_whole
 from benchmarks.tasks import choose
-from benchmarks.variants import LIVE, SHAPES, TRAINED, Budget, bank_of, training_of
+from benchmarks.variants import LIVE, SHAPES, TRAINED, Budget, arm_config, bank_of, training_of
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
@@ -38,6 +37,7 @@ from encoders.training import Trained
 from pipelines.memory import keep_freed
 from schemas.config import EncoderConfig
 from schemas.errors import TapstateError
+from schemas.keys import content_hash
 
 SPLITS: tuple[Literal["known", "new"], ...] = ("known", "new")
 
@@ -93,14 +93,16 @@ def keep(directory: Path, name: str, outcome: Outcome, about: dict[str, Any]) ->
     """One arm, seed and split: arrays and what made them."""
     directory.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(directory / f"{name}.npz", **outcome.arrays())  # type: ignore[arg-type]
-    (directory / f"{name}.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+    write_whole(directory / f"{name}.json", json.dumps(about, indent=1, sort_keys=True))
 
 
 def run(
     task: Annotated[list[str] | None, typer.Option(help="Tasks; again for more. [default: all]")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Arms; again for more. [default: all but changed shapes of tide]")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seeds; again for more. [default: 0, 1 and 2]")] = None,
-    split: Annotated[str, typer.Option(help="known, new, or both.")] = "both",
+    split: Annotated[
+        Literal["known", "new", "both"], typer.Option(help="Users with examples in training, those without, or both.")
+    ] = "both",
     data: Annotated[Path, typer.Option(help="Directory of the data sets.")] = Path("../shared/data"),
     source: Annotated[str, typer.Option(help="Data set of the task, where it has several.")] = "",
     cache: Annotated[Path, typer.Option(help="Encoded texts, tuned LLMs, outcomes of single examples.")] = CACHE,
@@ -110,59 +112,80 @@ def run(
         float | None, typer.Option(help="Learning rate; runs of others do not count. [default: chosen by task and method]")
     ] = None,
     age: Annotated[
-        list[int] | None, typer.Option(help="Judge states so many nights old; again for more; rows have a split of their own, known+7.")
+        list[int] | None,
+        typer.Option(min=0, help="Judge states so many nights old; again for more; rows have a split of their own, known+7."),
     ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Judge on histories up to the second before as well; rows have a split of their own, known+live.")
     ] = False,
     examples: Annotated[int | None, typer.Option(help="Test examples of a split, at most. [default: the task's own]")] = None,
-    tuning_steps: Annotated[int | None, typer.Option(help="Steps of tuning the frozen LLM. [default: by kind of task]")] = None,
+    tuning_steps: Annotated[
+        int | None, typer.Option(help="Steps of tuning the frozen LLM; runs of others do not count. [default: by kind of task]")
+    ] = None,
+    replace_rows: Annotated[
+        bool, typer.Option("--replace", help="Rows of the task against another LLM go from the results; without it nothing runs.")
+    ] = False,
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
 ) -> None:
     """Run arms, keep their outcomes, and make the tables."""
     if unknown := set(arm or []) - {*ARMS, *SHAPES}:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join((*ARMS, *SHAPES))}")
-    if tables:
-        write_tables(cache / "outcomes", results)
-        return
     keep_freed()
     budget, encoder = replace(Budget(), steps=steps), TextEncoder(EncoderConfig())
     try:
+        if tables:
+            write_tables(cache / "outcomes", results, replace=replace_rows)
+            return
         chosen = choose(data, task or [], source)
     except TapstateError as error:
         sys.exit(str(error))
     failed = 0
     for one in chosen:
+        trial = {"tuning_steps": tuning_steps} if tuning_steps not in (None, STEPS[one.kind]) else {}
         try:
             bench = build(one, data, cache, encoder, config_for(one.kind))
+            print(describe(bench), file=sys.stderr, flush=True)
+            llm = frozen_llm(bench, cache, steps=tuning_steps)
+            if not trial and not replace_rows:
+                refuse_other_llms(results, {(one.name, one.data): llm.fingerprint})
         except TapstateError as error:
             print(error, file=sys.stderr, flush=True)
             failed = 1
             continue
-        print(describe(bench), file=sys.stderr, flush=True)
-        llm = frozen_llm(bench, cache, steps=tuning_steps)
         for number in seed if seed is not None else [0, 1, 2]:
             for name, lag in itertools.product(arm or ARMS, [*(age or [0]), *([LIVE] if live else [])]):
                 if (name in REFERENCE and one.kind != "label") or (lag > 0 and name not in TRAINED):
                     continue
                 # Histories are shuffled as the last night had them.
-                if lag == LIVE and "shuffled" in name:
+                if lag == LIVE and ("shuffled" in name or "swapped" in name):
                     continue
                 splits = SPLITS if split == "both" else (split,)
                 given = replace(budget, lag=lag, learning_rate=rate or rate_of(one.name, name))
-                _one(bench, llm, name, number, splits, given, examples or one.examples, cache)
-                write_tables(cache / "outcomes", results)
+                _one(bench, llm, name, number, splits, given, examples or one.examples, cache, trial)
+                write_tables(cache / "outcomes", results, replace=replace_rows)
     sys.exit(failed)
 
 
-def _one(bench: Bench, llm: FrozenLLM, name: str, seed: int, splits: tuple[str, ...], budget: Budget, most: int, cache: Path) -> None:
-    """Run one arm unless the same was kept before."""
-    made = {"llm": llm.fingerprint, "seed": seed, "examples": most, "device": device()}
+def _one(
+    bench: Bench,
+    llm: FrozenLLM,
+    name: str,
+    seed: int,
+    splits: tuple[str, ...],
+    budget: Budget,
+    most: int,
+    cache: Path,
+    trial: dict[str, Any],
+) -> None:
+    """Run one arm unless the same was kept before: of the same events, LLM, configuration and budget."""
+    made: dict[str, Any] = {**trial, "llm": llm.fingerprint, "content": bench.content, "seed": seed, "examples": most, "device": device()}
     if name in TRAINED:
-        made["budget"] = asdict(budget)
+        config = arm_config(name, seed, budget)
+        made.update(budget=asdict(budget), config=config.model_dump(mode="json", include={"train", config.personalizer}))
     elif budget.lag:
         made["lag"] = budget.lag
-    key = hashlib.sha256(json.dumps({**made, "device": ""}, sort_keys=True).encode()).hexdigest()[:12]
+    known_by: dict[str, Any] = {**made, "device": ""}
+    key = content_hash(known_by)[:12]
     directory = cache / "outcomes" / f"{bench.task.name}@{bench.task.data}"
     missing = tuple(s for s in splits if not (directory / f"{name}-{seed}-{s}-{key}.json").is_file())
     if not missing:

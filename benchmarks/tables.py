@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from benchmarks.rates import rate_of, rate_rows
 from benchmarks.variants import SHAPES, Budget
+from schemas.errors import CompatibilityError
 
 RESAMPLES = 1_000
 COSTS = (
@@ -29,7 +31,15 @@ PAIRS = (
     *(("tide", other) for other in ("none", "default", "recency", "bm25", "pplug", "tapper", "tapper-no-time", "tapper-no-user-row")),
     *(
         ("tide", other)
-        for other in ("tide-slots", "tide-window", "tide-shuffled-dates", "tide-shuffled-users", "tapper-64-items", "pplug-64-items")
+        for other in (
+            "tide-slots",
+            "tide-window",
+            "tide-shuffled-dates",
+            "tide-shuffled-users",
+            "tide-swapped-users",
+            "tapper-64-items",
+            "pplug-64-items",
+        )
     ),
     *(("tide", other) for other in ("own-majority", "last-label", "llm-times-prior")),
     *((other, "default") for other in ("tapper", "pplug", "tide-shuffled-users")),
@@ -52,13 +62,13 @@ class Run:
 
 
 def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
-    """(task, data, split, arm) to seed to its latest run of the most examples; of a task only what was run against its latest LLM, and
-    trained for ``Budget.steps`` at its rate."""
+    """(task, data, split, arm) to seed to its latest run of the most examples; of a task only what was run on its latest events against its
+    latest LLM, and trained for ``Budget.steps`` at its rate."""
     found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
     kept = [(path, about) for path, about in _kept(directory) if _own_rate(about)]
-    latest = {(about["task"], about["data"]): about["llm"] for _, about in kept}
+    latest = {(about["task"], about["data"]): _judge(about) for _, about in kept}
     for path, about in sorted(kept, key=lambda one: one[1].get("examples", 0)):
-        if about["llm"] != latest[about["task"], about["data"]]:
+        if _judge(about) != latest[about["task"], about["data"]]:
             continue
         with np.load(path.with_suffix(".npz")) as arrays:
             run = Run(about, dict(arrays))
@@ -67,9 +77,15 @@ def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
 
 
 def _kept(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The files of runs of ``Budget.steps`` and what made each, the latest last."""
+    """The files of runs of ``Budget.steps`` against an LLM of its own, and what made each, the latest last."""
     every = [(path, json.loads(path.read_text())) for path in sorted(directory.glob("*/*.json"), key=lambda p: p.stat().st_mtime)]
+    every = [(path, about) for path, about in every if "tuning_steps" not in about]
     return [(path, about) for path, about in every if about.get("budget", {}).get("steps", Budget.steps) == Budget.steps]
+
+
+def _judge(about: dict[str, Any]) -> tuple[str, str]:
+    """What runs must share to stand side by side: the LLM, and the events."""
+    return about["llm"], about["content"]
 
 
 def _own_rate(about: dict[str, Any]) -> bool:
@@ -202,15 +218,48 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
     return rows
 
 
-def write_tables(outcomes: Path, results: Path) -> None:
+def refuse_other_llms(results: Path, llms: dict[tuple[str, str], str]) -> None:
+    """Look whether rows of a task were made against another LLM than its present one, ``llms`` by (task, data).
+
+    Raises:
+        CompatibilityError: there are some; their figures cannot stand beside new ones.
+    """
+    path = results / "quality.json"
+    for row in json.loads(path.read_text()) if path.is_file() else []:
+        own = llms.get((row["task"], row["data"]), row["llm"])
+        if own != row["llm"]:
+            raise CompatibilityError(
+                f"the rows of {row['task']} ({row['data']}) are of LLM {row['llm'][:12]}, this one is {own[:12]}",
+                where=str(path),
+                mend="--results DIR for a table of its own, or --replace to let those rows go",
+            )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that nobody reads half-written."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def write_tables(outcomes: Path, results: Path, *, replace: bool = False) -> None:
     """Merge the rows that ``outcomes`` gives into the files of ``results``; a row of more seeds stays as it is.
 
-    After a change of code, rates or budget the rows that were there are of other runs: begin with an empty ``results``.
+    After a change of data, code, rates or budget the rows that were there are of other runs: begin with an empty ``results``.
+
+    Args:
+        replace: let go rows of a task that were made against another LLM.
+
+    Raises:
+        CompatibilityError: there are such rows.
     """
     results.mkdir(parents=True, exist_ok=True)
     found = load(outcomes)
     llms = {key[:2]: run.about["llm"] for key, runs in found.items() for run in runs.values()}
-    present = [about for _, about in _kept(outcomes) if about["llm"] == llms.get((about["task"], about["data"]))]
+    if not replace:
+        refuse_other_llms(results, llms)
+    contents = {key[:2]: _judge(run.about) for key, runs in found.items() for run in runs.values()}
+    present = [about for _, about in _kept(outcomes) if _judge(about) == contents.get((about["task"], about["data"]))]
     for name, rows, keys in (
         ("quality.json", quality_rows(found), ("task", "data", "split", "arm", "metric")),
         ("verdicts.json", verdict_rows(found), ("task", "data", "split", "metric", "arm", "against")),
@@ -226,4 +275,4 @@ def write_tables(outcomes: Path, results: Path) -> None:
             # A cache that holds fewer seeds was made anew, or on another machine.
             if key not in merged or merged[key]["seeds"] <= row["seeds"]:
                 merged[key] = row
-        path.write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")
+        write_whole(path, json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")

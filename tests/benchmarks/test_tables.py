@@ -10,11 +10,12 @@ from sklearn.metrics import f1_score
 from benchmarks.rates import rate_of
 from benchmarks.tables import Run, _draws, resampled, write_tables
 from benchmarks.variants import Budget
+from schemas.errors import CompatibilityError
 
 
 def keep(place: Path, arm: str, seed: int, right: np.ndarray, user: np.ndarray) -> None:
     about = {"task": "t", "data": "d", "split": "known", "arm": arm, "seed": seed, "kind": "label", "labels": 2}
-    about.update(llm="f" * 64, device="here", costs={"trained_params": 10.0} if arm == "tide" else {})
+    about.update(llm="f" * 64, content="c", device="here", costs={"trained_params": 10.0} if arm == "tide" else {})
     gold = np.arange(len(right)) % 2
     arrays = {"event": np.arange(len(right)), "user": user, "history": user, "gold": gold, "found": np.where(right, gold, 1 - gold)}
     arrays.update(accuracy=right.astype(float), nll=2 - right.astype(float))
@@ -77,9 +78,26 @@ def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results:
     assert {row["seeds"] for row in json.loads((results / "verdicts.json").read_text())} == {1}
     path = folder / "tide-1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "llm": "e" * 64}))
-    write_tables(tmp_path / "outcomes", results)
+    before = (results / "quality.json").read_text()
+    with pytest.raises(CompatibilityError, match="LLM ffffffffffff, this one is eeeeeeeeeeee"):
+        write_tables(tmp_path / "outcomes", results)
+    assert (results / "quality.json").read_text() == before
+    write_tables(tmp_path / "outcomes", results, replace=True)
     assert {row["llm"] for row in json.loads((results / "quality.json").read_text())} == {"e" * 64}
     assert json.loads((results / "verdicts.json").read_text()) == []
+
+
+def test_runs_on_other_events_are_not_compared_and_trials_do_not_count(results: Path, tmp_path: Path) -> None:
+    path = tmp_path / "outcomes" / "t@d" / "tide-1.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "tuning_steps": 10, "llm": "e" * 64}))
+    write_tables(tmp_path / "outcomes", tmp_path / "trial")
+    rows = json.loads((tmp_path / "trial" / "quality.json").read_text())
+    assert {(row["arm"], row["seeds"]) for row in rows} == {("default", 2), ("tide", 1)}
+    path.write_text(json.dumps({**about, "content": "changed"}))
+    write_tables(tmp_path / "outcomes", tmp_path / "changed")
+    rows = json.loads((tmp_path / "changed" / "quality.json").read_text())
+    assert {(row["arm"], row["seeds"]) for row in rows} == {("tide", 1)}
 
 
 def test_a_run_at_another_rate_or_of_other_steps_does_not_count(results: Path, tmp_path: Path) -> None:
