@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import retrieval
-from benchmarks.bench import Bench
+from benchmarks.bench import QUERY_CHARACTERS, Bench
 from benchmarks.metrics import label_index, rouge, score_errors
 from benchmarks.variants import ABLATED, COMPARED, HISTORY, Budget, ablated, arm_config, variant
 from encoders.examples import DAY, Examples, Ints
@@ -197,8 +197,9 @@ def _rows(bench: Bench, trained: Trained, rows: Ints, lag: int) -> dict[int, npt
 
 
 def with_texts(bench: Bench, batch: EventBatch, events: Ints) -> EventBatch:
-    """The batch with the texts that tapper's rows are fitted through."""
-    return replace(batch, texts=bench.texts[events].tolist(), targets=bench.targets[events].tolist())
+    """The batch with the texts that tapper's rows are fitted through, as much of them as prompts hold."""
+    texts = [text[:QUERY_CHARACTERS] for text in bench.texts[events]]
+    return replace(batch, texts=texts, targets=bench.targets[events].tolist())
 
 
 def references(bench: Bench, arm: str, rows: Ints) -> Outcome:
@@ -226,7 +227,9 @@ def times_prior(bench: Bench, llm: FrozenLLM, rows: Ints, weight: float = 5.0) -
     The user's shares of labels at the last night are smoothed by ``weight`` labels drawn as everyone's lessons have them.
     """
     examples, labels = bench.examples, bench.labels
-    lengths = np.array([len(llm.tokenizer(label, add_special_tokens=False)["input_ids"]) + 1 for label in labels])
+    said = [len(llm.tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels]
+    # With the end, and as the loss cuts it.
+    lengths = np.minimum(said, llm.config.max_target_tokens - 1) + 1
     lessons = np.bincount(label_index(bench.lessons.targets, labels).clip(min=0), minlength=len(labels)) + 1.0
     everyone = lessons / lessons.sum()
     found = []

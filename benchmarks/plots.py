@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from benchmarks.summary import PAPERS, SHORT, judged, rivalries
+from benchmarks.summary import PAPERS, SIMPLER, judged, rivalries
 from benchmarks.tables import AGED, load
 
 mpl.use("Agg")
@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 SHOWN = ("default", "tide", "tapper", "pplug")
 GAINS = "gains.svg"
 #: Whom tide is set against in the plot of gains.
-RIVALS = (*PAPERS, *SHORT, "bm25", "recency", "default", "none")
+RIVALS = (*PAPERS, *SIMPLER, "bm25", "recency", "default", "none")
 
 
 def ages(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[int, float]]]:

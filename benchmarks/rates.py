@@ -1,8 +1,7 @@
 """Learning rates: each method's on each task, chosen by the loss on examples held out of training.
 
-Rates are tried upward with seed 0 until the loss rises; those within ``NEAR`` of the least have all seeds, and of these the least mean is
-taken. Where all are within ``SAME`` of each other the middle one stays, and no more seeds are run. Tasks of writing, whose arms take
-minutes, have two rates a method and seed 0.
+Rates are tried with seed 0, the chosen one's neighbours among them; those within ``NEAR`` of the least have all seeds, and of these the
+least mean is taken. Where all are within ``SAME`` of each other the middle one stays, and no more seeds are run.
 ``python -m benchmarks.quality --seed 0 --task news-category --arm default --arm tide --arm tapper --arm pplug --rate 1e-3``, then the other
 rates, seeds and tasks, makes the losses of ``benchmarks/results/rates.json``; a test holds the choice against them.
 """

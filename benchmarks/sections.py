@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from benchmarks.arms import ARMS, PROMPTED
+from benchmarks.frozen import LENGTH
 from benchmarks.plots import ages
 from benchmarks.rates import TRIED, rate_of
 from benchmarks.summary import FEW, judged, unmoved
@@ -13,6 +14,8 @@ from benchmarks.variants import SHAPES
 
 #: Guesses from a user's own labels, without the LLM.
 OWN = ("own-majority", "last-label")
+#: Embeddings of the benchmark's LLM, and of one of 7 billion parameters: only tapper's rows are as wide (and OPPU's LoRA, by layer).
+WIDTH, WIDE = 384, 4_096
 PER_ITEM = {"label": ("accuracy", "f1"), "rating": ("mae", "rmse"), "text": ("rouge1", "rougeL")}
 
 
@@ -46,7 +49,7 @@ def verdict_table(rows: list[dict[str, Any]]) -> list[str]:
     lines = ["| task | users | metric | arm | against | gain | 95 % interval | n users | seeds |", "|---|---|---|---|---|---|---|---|---|"]
     for r in rows:
         interval = f"{r['low']:+.4f} to {r['high']:+.4f}"
-        clear = "**" if r["low"] > 0 or r["high"] < 0 else ""
+        clear = "**" if r["users"] >= FEW and (r["low"] > 0 or r["high"] < 0) else ""
         where = f"| {r['task']} ({r['data']}) | {r['split']} | {r['metric']} | {r['arm']} | {r['against']} "
         lines.append(where + f"| {clear}{r['difference']:+.4f}{clear} | {interval} | {r['users']} | {r['seeds']} |")
     return [*lines, ""]
@@ -66,7 +69,7 @@ def shape_table(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> l
             sign = {(arm, "tide"): 1, ("tide", arm): -1}.get((v["arm"], v["against"]))
             if sign and v["metric"] in ("accuracy", "mae", "rougeL", "nll"):
                 low, high = sorted((sign * v["low"], sign * v["high"]))
-                clear = "**" if low > 0 or high < 0 else ""
+                clear = "**" if v["users"] >= FEW and (low > 0 or high < 0) else ""
                 where = f"| {arm} | {v['task']} ({v['data']}) | {v['split']} | {v['metric']} "
                 gain = f"| {clear}{sign * v['difference']:+.4f}{clear} | {low:+.4f} to {high:+.4f} "
                 lines.append(f"{where}{gain}| {stored[arm]:,.0f} | {v['seeds']} |")
@@ -136,8 +139,9 @@ def _harm(means: dict[str, float], sign: int) -> tuple[float, float] | None:
 def cost_table(rows: list[dict[str, Any]]) -> list[str]:
     """What each arm stores and takes, on the task and split that most arms ran on; arms that did not, on their own."""
     lines = [
-        "| arm | task | trained parameters | numbers a user at most | bytes a user, mean | bytes at 512 items | ms a query | s a night |",
-        "|---|---|---|---|---|---|---|---|",
+        "| arm | task | trained parameters | numbers a user at most | bytes a user, mean | bytes at 512 items | the same for an LLM"
+        f" of width {WIDE:,} | ms a query | s a night |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     cells: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
     for r in rows:
@@ -147,8 +151,12 @@ def cost_table(rows: list[dict[str, Any]]) -> list[str]:
     for arm in ARMS:
         for r in [found[arm] for found in most if arm in found][:1]:
             costs = {"stored_params_per_user": ",.0f", "stored_bytes_per_user": ",.0f", "stored_bytes_at_512_items": ",.0f"}
-            # A prefix that is everyone's stores nothing; a LoRA for each user has no night and no query of its own.
+            # A prefix that is everyone's stores nothing; a LoRA for each user has no query of its own.
             stored = ["0" if arm == "default" else "" if r[name] is None else format(r[name], form) for name, form in costs.items()]
+            wider = 2 * LENGTH * (WIDE - WIDTH) if arm.startswith("tapper") and arm != "tapper-no-user-row" else 0
+            stored.append(stored[-1] if not wider else format(r["stored_bytes_at_512_items"] + wider, ",.0f"))
+            if arm == "oppu":
+                stored[-1] = ""
             took = ["" if r[name] is None else format(r[name], form) for name, form in (("ms_per_query", ".2f"), ("night_seconds", ".3f"))]
             told = [arm, f"{r['task']} ({r['data']})", format(r["trained_params"], ",.0f"), *stored, *took]
             lines.append("| " + " | ".join(told) + " |")

@@ -29,6 +29,7 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "tide-4-slots": {"tide": {"slots": 4}},
     "tide-one-half-life": {"tide": {"half_life_hours": 720.0, "half_life_days": 30.0}},
     "tide-16-items": {"tide": {"window": 16}},
+    "tide-128-dims": {"tide": {"dim": 128}},
     "tide-shared-code": {"tide": {"target_share": 0.0}},
     "tide-no-calendar": {},
     "tide-no-copies": {"train": {"relabelled": 0.0}},
@@ -46,7 +47,7 @@ COMPARED = (
     "tide-window",
     "tide-shuffled-users",
 )
-ABLATED = ("tide-slots", "tapper-no-time", "tapper-no-user-row", "tide-shuffled-dates")
+ABLATED = ("tide-slots", "tapper-no-time", "tapper-no-user-row", "tide-swapped-users", "tide-shuffled-dates")
 TRAINED = (*COMPARED, *ABLATED, *SHAPES)
 
 
@@ -147,15 +148,15 @@ def bank_of(arm: str, trained: Aggregator, budget: Budget) -> Aggregator:
 
 
 def training_of(arm: str) -> str:
-    """The arm whose training this one is judged with: states in other types, or fewer items, need none of their own."""
-    return arm.removesuffix("-int8").removesuffix(SHORT_BANK)
+    """The arm whose training this one is judged with: states in other types, of fewer items or of strangers need none of their own."""
+    return arm.removesuffix("-int8").removesuffix(SHORT_BANK).removesuffix("-swapped-users")
 
 
 def variant(arm: str, examples: Examples, seed: int) -> Examples:
     """The examples as the arm gets them: all, without histories, or with a control's."""
     if arm == "default":
         return without_histories(examples)
-    if arm == "tide-shuffled-users":
+    if arm in ("tide-shuffled-users", "tide-swapped-users"):
         return of_strangers(examples, seed)
     if arm == "tide-shuffled-dates":
         return ShuffledDates(**vars(examples))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from authors import articles
 
-from benchmarks.arms import judge
+from benchmarks.arms import judge, with_texts
 from encoders.llm import FrozenLLM
+from encoders.prompts import render
 from encoders.text import default_model
 from encoders.tuning import warm_seq2seq
 from schemas.config import LLMConfig
@@ -39,6 +40,16 @@ def test_an_answer_is_right_however_its_tokenizer_spaces_it(tmp_path: Path, tiny
     assert rated.columns["mae"].tolist() == pytest.approx([0.5] + [0] * 7)
     labelled = judge(replace(bench, examples=asked, labels=["3.5", "4"]), llm, rows, nothing)
     assert labelled.columns["accuracy"].tolist() == [0, *[1] * 7]
+
+
+def test_rows_are_fitted_through_the_prompts_that_are_asked(tmp_path: Path, tiny_encoder: Path) -> None:
+    """Long texts are cut in prompts: rows fitted through whole ones would be fitted to other questions."""
+    bench = articles(tmp_path, tiny_encoder, lambda user, day: f"{day} {user} " + "a b c " * 50)
+    examples = bench.examples
+    batch = with_texts(bench, examples.events(bench.event, np.zeros(len(bench.event), np.int64)), bench.event)
+    assert batch.texts is not None
+    assert [render(LLMConfig().prompt, text) for text in batch.texts] == examples.prompts
+    assert batch.targets == examples.targets
 
 
 def test_answers_are_written_out_for_examples_of_any_user(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.summary import PAPERS, SHORT, rivalries, summary
+from benchmarks.summary import PAPERS, SIMPLER, rivalries, summary
 
 CELL = {"task": "rating", "data": "movielens", "split": "known"}
 
@@ -40,12 +40,12 @@ def test_the_better_rival_has_the_lower_error_or_the_higher_score(metric: str, b
 
 
 def test_a_rival_with_a_shorter_bank_counts_where_it_ran_and_is_better() -> None:
-    pairs = [verdict("nll", arm, 0.1, 0.05, 0.15) for arm in (*PAPERS, *SHORT)]
+    pairs = [verdict("nll", arm, 0.1, 0.05, 0.15) for arm in (*PAPERS, *SIMPLER)]
     rows = figures("nll", tide=0.6, tapper=0.8, pplug=0.7, none=0.9)
     for more, rival in (({"tapper_64_items": 0.65}, "tapper-64-items"), ({"tapper_64_items": 0.75}, "pplug")):
-        (found,) = rivalries([*rows, *figures("nll", **more)], pairs, PAPERS, SHORT)
+        (found,) = rivalries([*rows, *figures("nll", **more)], pairs, PAPERS, SIMPLER)
         assert found.rival["arm"] == rival
-    (found,) = rivalries([*rows, *figures("nll", seeds=1, tapper_64_items=0.65)], pairs, PAPERS, SHORT)
+    (found,) = rivalries([*rows, *figures("nll", seeds=1, tapper_64_items=0.65)], pairs, PAPERS, SIMPLER)
     assert found.rival["arm"] == "pplug"
 
 

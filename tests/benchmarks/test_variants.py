@@ -8,7 +8,7 @@ import torch
 from authors import articles
 
 from benchmarks.bench import Bench
-from benchmarks.variants import HISTORY, SHAPES, TRAINED, Ablated, Budget, ablated, arm_config, bank_of, training_of
+from benchmarks.variants import HISTORY, SHAPES, TRAINED, Ablated, Budget, ablated, arm_config, bank_of, training_of, variant
 from encoders.bank import Bank
 from encoders.pplug import PplugBank
 from encoders.tapper import TapperBank
@@ -38,6 +38,16 @@ def made(bench: Bench, arm: str) -> Ablated:
     found = ablated(arm, arm_config(arm, 0, Budget()), bench.examples)
     assert found is not None
     return found
+
+
+def test_swapped_users_are_judged_on_strangers_and_trained_on_their_own(bench: Bench) -> None:
+    assert training_of("tide-swapped-users") == "tide"
+    own, swapped = bench.examples, variant("tide-swapped-users", bench.examples, 0)
+    rows = bench.rows(0, "known")
+    assert variant(training_of("tide-swapped-users"), own, 0) is own
+    owner = {int(first): int(user) for first, user in zip(own.first, own.user, strict=True)}
+    assert all(owner[int(first)] != user for first, user in zip(swapped.first[rows], swapped.user[rows], strict=True))
+    assert np.array_equal(swapped.now, own.now)
 
 
 @pytest.mark.parametrize("arm", ["tide-window", "tide-slots"])
