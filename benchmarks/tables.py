@@ -85,7 +85,7 @@ def _kept(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _judge(about: dict[str, Any]) -> tuple[str, str]:
     """What runs must share to stand side by side: the LLM, and the events."""
-    return about["llm"], about["content"]
+    return about["llm"], about.get("content", "")
 
 
 def _own_rate(about: dict[str, Any]) -> bool:

@@ -46,7 +46,7 @@ def fit(home: Home, config: Config, *, head_only: bool = False, meter: Meter | N
 
     Args:
         config: the home's configuration, perhaps with another seed, personalizer or LLM.
-        head_only: fit another LLM's head to the aggregator in use: the states stay as they are, and so does the head that nightly
+        head_only: fit another LLM's head to the newest line's aggregator: the states stay as they are, and so does the head that nightly
             bundles get. The bundle of the other LLM is made by ``publish`` with this head.
 
     Raises:
@@ -116,7 +116,7 @@ def _kept_aggregator(home: Home, config: Config) -> tuple[str, Aggregator]:
     aggregator = load_aggregator(Models(home).directory(name), KnownEncoder(home, Lines(home).encoder(name)).fingerprint)
     if aggregator.name != config.personalizer:
         raise CompatibilityError(
-            f"the aggregator in use is of {aggregator.name}, not of {config.personalizer}",
+            f"the newest line's aggregator is of {aggregator.name}, not of {config.personalizer}",
             where=home.uri,
             mend=f"train --head-only --personalizer {aggregator.name}, or tapstate train",
         )

@@ -15,7 +15,7 @@ def train(
     ] = "",
     personalizer: Annotated[Personalizer | None, typer.Option(help="tide, pplug or tapper. (default: personalizer of config.toml)")] = None,
     head_only: Annotated[
-        bool, typer.Option("--head-only", help="Fit a head for --llm to the aggregator in use; its states and nightly bundles stay.")
+        bool, typer.Option("--head-only", help="Fit a head for --llm to the newest line's aggregator; its states and nightly bundles stay.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Another seed than the configuration's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Most optimizer steps.")] = None,
