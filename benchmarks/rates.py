@@ -17,7 +17,7 @@ NEAR, SAME = 0.01, 0.002
 USUAL = {"default": 1e-2, "tide": 1e-3, "tapper": 3e-3, "pplug": 1e-2}
 CHOSEN: dict[str, dict[str, float]] = {
     "commit-area": {"default": 1e-2, "tide": 3e-3, "tapper": 3e-3, "pplug": 1e-2},
-    "commit-subject": {"default": 3e-3, "tide": 3e-3, "tapper": 1e-3, "pplug": 1e-2},
+    "commit-subject": {"default": 3e-3, "tide": 1e-3, "tapper": 3e-3, "pplug": 1e-2},
     "rating": {"default": 3e-3, "tide": 1e-3, "tapper": 1e-3, "pplug": 3e-3},
 }
 
