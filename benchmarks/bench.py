@@ -78,6 +78,8 @@ class Bench:
             examples.value,
             examples.user,
             examples.now,
+            examples.first,
+            examples.last,
             self.event,
             self.fold,
             self.test,

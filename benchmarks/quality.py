@@ -27,9 +27,9 @@ from benchmarks.costs import costs
 from benchmarks.frozen import CACHE, STEPS, config_for, frozen_llm
 from benchmarks.oppu import personal
 from benchmarks.rates import rate_of
-from benchmarks.tables import AGED, refuse_other_llms, write_tables, write_whole
+from benchmarks.tables import AGED, refuse_others, write_tables, write_whole
 from benchmarks.tasks import choose
-from benchmarks.variants import LIVE, SHAPES, TRAINED, Budget, arm_config, bank_of, training_of
+from benchmarks.variants import LIVE, SHAPES, TRAINED, Budget, arm_config, arm_section, bank_of, training_of
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder
@@ -123,7 +123,7 @@ def run(
         int | None, typer.Option(help="Steps of tuning the frozen LLM; runs of others do not count. [default: by kind of task]")
     ] = None,
     replace_rows: Annotated[
-        bool, typer.Option("--replace", help="Rows of the task against another LLM go from the results; without it nothing runs.")
+        bool, typer.Option("--replace", help="Rows of the task against another LLM or on other events go; without it nothing runs.")
     ] = False,
     tables: Annotated[bool, typer.Option(help="Only make the tables again.")] = False,
 ) -> None:
@@ -131,12 +131,12 @@ def run(
     if unknown := set(arm or []) - {*ARMS, *SHAPES}:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; arms: {', '.join((*ARMS, *SHAPES))}")
     keep_freed()
-    budget, encoder = replace(Budget(), steps=steps), TextEncoder(EncoderConfig())
     try:
         if tables:
             write_tables(cache / "outcomes", results, replace=replace_rows)
             return
         chosen = choose(data, task or [], source)
+        budget, encoder = replace(Budget(), steps=steps), TextEncoder(EncoderConfig())
     except TapstateError as error:
         sys.exit(str(error))
     failed = 0
@@ -147,7 +147,7 @@ def run(
             print(describe(bench), file=sys.stderr, flush=True)
             llm = frozen_llm(bench, cache, steps=tuning_steps)
             if not trial and not replace_rows:
-                refuse_other_llms(results, {(one.name, one.data): llm.fingerprint})
+                refuse_others(results, {(one.name, one.data): (llm.fingerprint, bench.content)})
         except TapstateError as error:
             print(error, file=sys.stderr, flush=True)
             failed = 1
@@ -162,7 +162,7 @@ def run(
                 splits = SPLITS if split == "both" else (split,)
                 given = replace(budget, lag=lag, learning_rate=rate or rate_of(one.name, name))
                 _one(bench, llm, name, number, splits, given, examples or one.examples, cache, trial)
-                write_tables(cache / "outcomes", results, replace=replace_rows)
+                write_tables(cache / "outcomes", results, {(one.name, one.data)}, replace=replace_rows)
     sys.exit(failed)
 
 
@@ -177,17 +177,20 @@ def _one(
     cache: Path,
     trial: dict[str, Any],
 ) -> None:
-    """Run one arm unless the same was kept before: of the same events, LLM, configuration and budget."""
+    """Run one arm unless the same was kept before: of the same events and LLM, and if it is trained of the same configuration."""
     made: dict[str, Any] = {**trial, "llm": llm.fingerprint, "content": bench.content, "seed": seed, "examples": most, "device": device()}
     if name in TRAINED:
-        config = arm_config(name, seed, budget)
-        made.update(budget=asdict(budget), config=config.model_dump(mode="json", include={"train", config.personalizer}))
+        made.update(budget=asdict(budget), config=arm_section(arm_config(name, seed, budget)))
     elif budget.lag:
         made["lag"] = budget.lag
     known_by: dict[str, Any] = {**made, "device": ""}
     key = content_hash(known_by)[:12]
     directory = cache / "outcomes" / f"{bench.task.name}@{bench.task.data}"
-    missing = tuple(s for s in splits if not (directory / f"{name}-{seed}-{s}-{key}.json").is_file())
+    kept = {s: directory / f"{name}-{seed}-{s}-{key}.json" for s in splits}
+    missing = tuple(s for s, path in kept.items() if not path.is_file())
+    for path in (kept[s] for s in splits if s not in missing):
+        # The tables are of the latest LLM and events.
+        path.touch()
     if not missing:
         return
     started = time.monotonic()

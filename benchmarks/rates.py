@@ -1,7 +1,7 @@
 """Learning rates: each method's on each task, chosen by the loss on examples held out of training.
 
-Rates are tried with seed 0, the chosen one's neighbours among them; those within ``NEAR`` of the least have all seeds, and of these the
-least mean is taken. Where all are within ``SAME`` of each other the middle one stays, and no more seeds are run.
+Rates are tried with seed 0, the chosen one's neighbours among them; those within ``NEAR`` of the least have all the task's seeds,
+and of these the least mean is taken. Where all are within ``SAME`` of each other the middle one stays, and no more seeds are run.
 ``python -m benchmarks.quality --seed 0 --task news-category --arm default --arm tide --arm tapper --arm pplug --rate 1e-3``, then the other
 rates, seeds and tasks, makes the losses of ``benchmarks/results/rates.json``; a test holds the choice against them.
 """
@@ -34,7 +34,7 @@ def rate_rows(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
         every: what made each outcome, whatever its rate; of a task all against one LLM.
     """
     losses: dict[tuple[str, str, str, float], dict[int, float]] = defaultdict(dict)
-    llms = {(about["task"], about["data"]): about["llm"] for about in every}
+    judges = {(about["task"], about["data"]): {"llm": about["llm"], "content": about["content"]} for about in every}
     for about in every:
         budget = about.get("budget", {})
         if about["arm"] in USUAL and not budget.get("lag") and budget.get("learning_rate") in TRIED:
@@ -43,5 +43,5 @@ def rate_rows(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (task, data, method, rate), found in losses.items():
         by_seed = [found[seed] for seed in sorted(found)]
         row = {"task": task, "data": data, "method": method, "learning_rate": rate, "held_out": round(fmean(by_seed), 6)}
-        rows.append({**row, "by_seed": by_seed, "seeds": len(by_seed), "llm": llms[task, data]})
+        rows.append({**row, "by_seed": by_seed, "seeds": len(by_seed), **judges[task, data]})
     return rows

@@ -105,8 +105,8 @@ def run(
         " of news-category, seeds 0 and 1, which favours tide there; nothing else about tide was chosen by test examples.",
         "- Histories are what a nightly store held at 00:00 UTC of the query's day. States are read back in a bundle's types.",
         f"- The LLM reads the first {QUERY_CHARACTERS} characters of a text, {ITEM_CHARACTERS} of an item shown in its prompt; the text"
-        f" encoder reads all. A user has at most {MAX_OF_USER} test examples a split. A tenth of the training examples hide their query"
-        " from the head.",
+        f" encoder reads its first 256 tokens. A user has at most {MAX_OF_USER} test examples a split. A tenth of the training batches hide"
+        " their queries from the head.",
         "- tapper's learned rows are fitted the night before a user's first judged example and not moved after it: on the latest 32 events,"
         " in sessions of 8 with a step of .05 each, which was set once and not chosen by task. In training, and so in the losses that rates"
         " are chosen by, rows are learned with the head. `tapper-no-user-row` has none."
@@ -133,9 +133,9 @@ def run(
         "## Learning rates",
         "",
         "Loss of examples held out of training, by seed; bold: the rate that the figures are of. They were tried with"
-        f" seed 0, the chosen one's neighbours among them; those within {NEAR} of the least have all seeds, and of these the least mean was"
-        f" taken; where all are within {SAME} of each other, the middle one stayed (`benchmarks/rates.py`). 3e-2 was left out for what it"
-        " did to pplug's test examples of commits.",
+        f" seed 0, the chosen one's neighbours among them; those within {NEAR} of the least have all the task's seeds, and of these the"
+        f" least mean was taken; where all are within {SAME} of each other, the middle one stayed (`benchmarks/rates.py`). 3e-2 was left"
+        " out for what it did to pplug's test examples of commits.",
         "",
         *rate_table(json.loads((results / "rates.json").read_text())),
         "## Costs",

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.rates import rate_of, rate_rows
-from benchmarks.variants import SHAPES, Budget
+from benchmarks.variants import SHAPES, Budget, arm_config, arm_section
 from schemas.errors import CompatibilityError
 
 RESAMPLES = 1_000
@@ -68,7 +68,7 @@ def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
     kept = [(path, about) for path, about in _kept(directory) if _own_rate(about)]
     latest = {(about["task"], about["data"]): _judge(about) for _, about in kept}
     for path, about in sorted(kept, key=lambda one: one[1].get("examples", 0)):
-        if _judge(about) != latest[about["task"], about["data"]]:
+        if _judge(about) != latest[about["task"], about["data"]] or not _own_config(about):
             continue
         with np.load(path.with_suffix(".npz")) as arrays:
             run = Run(about, dict(arrays))
@@ -85,12 +85,20 @@ def _kept(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _judge(about: dict[str, Any]) -> tuple[str, str]:
     """What runs must share to stand side by side: the LLM, and the events."""
-    return about["llm"], about.get("content", "")
+    return about["llm"], about["content"]
 
 
 def _own_rate(about: dict[str, Any]) -> bool:
     rate = about.get("budget", {}).get("learning_rate")
     return rate is None or rate == rate_of(about["task"], about["arm"])
+
+
+def _own_config(about: dict[str, Any]) -> bool:
+    """Whether a trained arm's configuration is still what it was."""
+    if "config" not in about:
+        return True
+    config = arm_config(about["arm"], about["seed"], Budget(**about["budget"]))
+    return bool(about["config"] == arm_section(config))
 
 
 def metrics_of(run: Run) -> list[str]:
@@ -163,7 +171,7 @@ def quality_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
             row.update(low=float(np.quantile(spread, 0.025)), high=float(np.quantile(spread, 0.975)), std=float(np.std(each)))
             row.update(seeds=len(runs), users=len(np.unique(judged)), examples=len(judged))
             row.update({c: float(np.mean([x[c] for x in costs])) if all(c in x for x in costs) else None for c in COSTS})
-            row.update(llm=runs[-1].about["llm"], device=runs[-1].about["device"])
+            row.update(llm=runs[-1].about["llm"], content=runs[-1].about["content"], device=runs[-1].about["device"])
             rows.append({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
     return rows
 
@@ -214,22 +222,26 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
                 row: dict[str, Any] = {"task": task, "data": data, "split": split, "metric": metric, "arm": arm, "against": against}
                 row.update(difference=round(float(gap[0]), 5), low=round(float(low), 5), high=round(float(high), 5))
                 row.update(users=len(np.unique(_judged(mine, metric))), seeds=len(pairs), by_seed=[round(one, 5) for one in each])
-                rows.append({**row, "llm": mine[0].about["llm"]})
+                rows.append({**row, "llm": mine[0].about["llm"], "content": mine[0].about["content"]})
     return rows
 
 
-def refuse_other_llms(results: Path, llms: dict[tuple[str, str], str]) -> None:
-    """Look whether rows of a task were made against another LLM than its present one, ``llms`` by (task, data).
+def refuse_others(results: Path, judges: dict[tuple[str, str], tuple[str, str]]) -> None:
+    """Look whether rows of a task were made against another LLM, or on other events, than its present ones.
+
+    Args:
+        judges: hashes of LLM and events by (task, data).
 
     Raises:
         CompatibilityError: there are some; their figures cannot stand beside new ones.
     """
     path = results / "quality.json"
     for row in json.loads(path.read_text()) if path.is_file() else []:
-        own = llms.get((row["task"], row["data"]), row["llm"])
-        if own != row["llm"]:
+        own = judges.get((row["task"], row["data"]))
+        if own and own != _judge(row):
+            what = f"of LLM {row['llm'][:12]}, this one is {own[0][:12]}" if own[0] != row["llm"] else "of other events than there are now"
             raise CompatibilityError(
-                f"the rows of {row['task']} ({row['data']}) are of LLM {row['llm'][:12]}, this one is {own[:12]}",
+                f"the rows of {row['task']} ({row['data']}) are {what}",
                 where=str(path),
                 mend="--results DIR for a table of its own, or --replace to let those rows go",
             )
@@ -242,24 +254,24 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def write_tables(outcomes: Path, results: Path, *, replace: bool = False) -> None:
+def write_tables(outcomes: Path, results: Path, tasks: set[tuple[str, str]] | None = None, *, replace: bool = False) -> None:
     """Merge the rows that ``outcomes`` gives into the files of ``results``; a row of more seeds stays as it is.
 
-    After a change of data, code, rates or budget the rows that were there are of other runs: begin with an empty ``results``.
+    After a change of code, rates or budget the rows that were there are of other runs: begin with an empty ``results``.
 
     Args:
-        replace: let go rows of a task that were made against another LLM.
+        tasks: (task, data) whose rows are made; all by default.
+        replace: let go rows of these tasks that were made against another LLM or on other events.
 
     Raises:
         CompatibilityError: there are such rows.
     """
     results.mkdir(parents=True, exist_ok=True)
-    found = load(outcomes)
-    llms = {key[:2]: run.about["llm"] for key, runs in found.items() for run in runs.values()}
+    found = {key: runs for key, runs in load(outcomes).items() if tasks is None or key[:2] in tasks}
+    judges = {key[:2]: _judge(run.about) for key, runs in found.items() for run in runs.values()}
     if not replace:
-        refuse_other_llms(results, llms)
-    contents = {key[:2]: _judge(run.about) for key, runs in found.items() for run in runs.values()}
-    present = [about for _, about in _kept(outcomes) if _judge(about) == contents.get((about["task"], about["data"]))]
+        refuse_others(results, judges)
+    present = [about for _, about in _kept(outcomes) if _judge(about) == judges.get((about["task"], about["data"]))]
     for name, rows, keys in (
         ("quality.json", quality_rows(found), ("task", "data", "split", "arm", "metric")),
         ("verdicts.json", verdict_rows(found), ("task", "data", "split", "metric", "arm", "against")),
@@ -267,8 +279,8 @@ def write_tables(outcomes: Path, results: Path, *, replace: bool = False) -> Non
     ):
         path = results / name
         held = json.loads(path.read_text()) if path.is_file() else []
-        # Figures against another LLM than the task's present one cannot stand beside its rows.
-        held = [row for row in held if row.get("llm") == llms.get((row["task"], row["data"]), row.get("llm"))]
+        # Figures of another judge than the task's present one cannot stand beside its rows.
+        held = [row for row in held if _judge(row) == judges.get((row["task"], row["data"]), _judge(row))]
         merged = {tuple(row[k] for k in keys): row for row in held}
         for row in rows:
             key = tuple(row[k] for k in keys)

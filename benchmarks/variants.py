@@ -134,6 +134,11 @@ def arm_config(arm: str, seed: int, budget: Budget) -> Config:
     )
 
 
+def arm_section(config: Config) -> dict[str, Any]:
+    """The part of an arm's configuration that makes it: its training, and its own personalizer."""
+    return config.model_dump(mode="json", include={"train", config.personalizer})
+
+
 def bank_of(arm: str, trained: Aggregator, budget: Budget) -> Aggregator:
     """The trained aggregator with the arm's own bank: of no more items than training shows, or of as many as the papers keep.
 

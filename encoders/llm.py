@@ -6,6 +6,7 @@ Input order: encoder-decoder ``[P; text]``, causal ``[BOS; P; text]``. The model
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -103,9 +104,13 @@ class FrozenLLM:
         names = sorted(self.model.state_dict())
         neutral = b"" if self.neutral is None else self.neutral.detach().cpu().numpy().tobytes()
         prompts = [self.config.prompts] if self.config.prompts else []
-        # Those written in Python have no such file (ByT5).
-        told = self._tokenizer_json or json.dumps([type(self.tokenizer).__name__, self.tokenizer.get_vocab()], sort_keys=True)
-        return content_hash(names, *parts, told, self.config.prompt, neutral, *prompts)
+        return content_hash(names, *parts, self._tokenizer_json or self._vocabulary(), self.config.prompt, neutral, *prompts)
+
+    def _vocabulary(self) -> str:
+        """What a tokenizer written in Python is made of (ByT5): it has no tokenizer.json."""
+        with TemporaryDirectory() as place:
+            files = [Path(file).read_bytes().hex() for file in self.tokenizer.save_vocabulary(place)]
+        return json.dumps([type(self.tokenizer).__name__, self.tokenizer.get_vocab(), files], sort_keys=True)
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says of the LLM."""

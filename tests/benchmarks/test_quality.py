@@ -62,10 +62,15 @@ def test_what_was_judged_is_not_judged_again_unless_its_data_changed(
     (llm,) = {row["llm"] for row in before}
     changed = [{**row, "category": "TRAVEL"} if row["user"] == "author10" else row for row in rows]
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in changed).encode()))
-    after = judge("none", "last-label")
+    assert judge("none", "last-label", code=1) == before
+    assert "other events" in capsys.readouterr().err
+    after = judge("none", "last-label", replace_rows=True)
     assert '"arm": "last-label"' in capsys.readouterr().err
     assert {row["llm"] for row in after} == {llm}
     assert _timeless(after) != _timeless(before)
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    assert _timeless(judge("none", "last-label", replace_rows=True)) == _timeless(before)
+    assert '"arm"' not in capsys.readouterr().err
 
 
 @pytest.mark.slow

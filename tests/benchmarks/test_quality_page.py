@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.plots import ages
 from benchmarks.report import absent
-from benchmarks.sections import age_table, cost_table, live_table, quality_table, rate_table, shape_table, weak
+from benchmarks.sections import age_table, cost_table, live_table, quality_table, rate_table, shape_table, verdict_table, weak
 
 
 def rows(metric: str, **means: float) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def test_ages_stand_beside_the_last_night_of_the_same_users() -> None:
 
 def test_a_shape_is_told_by_what_it_gains_over_tide_whichever_stands_first() -> None:
     stored = [{**row, "stored_bytes_at_512_items": 3_000.0} for row in rows("nll", tide_slots=0.7, tide_1_slot=0.65)]
-    about = {"task": "rating", "data": "movielens", "split": "known", "metric": "nll", "seeds": 1}
+    about = {"task": "rating", "data": "movielens", "split": "known", "metric": "nll", "seeds": 1, "users": 40}
     verdicts = [
         {**about, "arm": "tide", "against": "tide-slots", "difference": 0.05, "low": 0.01, "high": 0.08},
         {**about, "arm": "tide-1-slot", "against": "tide", "difference": -0.02, "low": -0.05, "high": 0.01},
@@ -57,6 +57,13 @@ def test_a_shape_is_told_by_what_it_gains_over_tide_whichever_stands_first() -> 
     lines = shape_table(stored, verdicts)
     assert "| tide-slots | rating (movielens) | known | nll | **-0.0500** | -0.0800 to -0.0100 | 3,000 | 1 |" in lines
     assert "| tide-1-slot | rating (movielens) | known | nll | -0.0200 | -0.0500 to +0.0100 | 3,000 | 1 |" in lines
+    assert not any("**" in line for table in (shape_table, lambda _, few: verdict_table(few)) for line in table(stored, _of_few(verdicts)))
+    assert any("**" in line for line in verdict_table(verdicts))
+
+
+def _of_few(verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whom nothing can be clear of."""
+    return [{**verdict, "users": 29} for verdict in verdicts]
 
 
 def test_arms_that_judged_other_users_do_not_make_an_llm_weak_and_say_how_many_they_judged() -> None:
@@ -76,8 +83,10 @@ def test_costs_of_all_arms_are_of_the_cell_that_most_ran_on() -> None:
     made = [{**row, **costs, "ms_per_query": 1.0, "night_seconds": None} for row in rows("nll", default=0.8, tide=0.6, tapper=0.7)]
     other = [{**row, "task": "commit-area", "data": "git", "stored_bytes_per_user": 3.0} for row in made if row["arm"] == "tide"]
     lines = cost_table([*other, *made])
-    assert "| tide | rating (movielens) | 10 | 5 | 7 | 9 | 1.00 |  |" in lines
-    assert "| default | rating (movielens) | 10 | 0 | 0 | 0 | 1.00 |  |" in lines
+    assert "| tide | rating (movielens) | 10 | 5 | 7 | 9 | 9 | 1.00 |  |" in lines
+    assert "| default | rating (movielens) | 10 | 0 | 0 | 0 | 0 | 1.00 |  |" in lines
+    wide = f"{9 + 2 * 8 * (4_096 - 384):,}"
+    assert f"| tapper | rating (movielens) | 10 | 5 | 7 | 9 | {wide} | 1.00 |  |" in lines, "eight vectors as wide as the LLM, of two bytes"
 
 
 def test_what_no_row_is_of_is_named_by_task() -> None:

@@ -38,18 +38,10 @@ def test_arms_have_their_methods_rate_and_those_that_are_not_trained_none() -> N
 
 
 def test_losses_are_by_seed_and_of_the_last_night_at_rates_that_are_tried() -> None:
-    about = {"task": "t", "data": "d", "arm": "tide", "seed": 1, "llm": "f", "held_out": 0.5, "budget": {"lag": 0, "learning_rate": 1e-3}}
+    of = {"task": "t", "data": "d", "llm": "f", "content": "c"}
+    about = {**of, "arm": "tide", "seed": 1, "held_out": 0.5, "budget": {"lag": 0, "learning_rate": 1e-3}}
     first = {**about, "seed": 0, "held_out": 0.25}
     others = [{**about, "arm": "tide-slots"}, {**about, "budget": {"lag": 7, "learning_rate": 1e-3}}]
-    others += [{**about, "budget": {"lag": 0, "learning_rate": 1.0}}, {"task": "t", "data": "d", "arm": "none", "seed": 0, "llm": "f"}]
-    row = {
-        "task": "t",
-        "data": "d",
-        "method": "tide",
-        "learning_rate": 1e-3,
-        "held_out": 0.375,
-        "by_seed": [0.25, 0.5],
-        "seeds": 2,
-        "llm": "f",
-    }
+    others += [{**about, "budget": {"lag": 0, "learning_rate": 1.0}}, {**of, "arm": "none", "seed": 0}]
+    row = {**of, "method": "tide", "learning_rate": 1e-3, "held_out": 0.375, "by_seed": [0.25, 0.5], "seeds": 2}
     assert rate_rows([about, first, *others]) == [row]
