@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import retrieval
-from benchmarks.bench import QUERY_CHARACTERS, Bench
+from benchmarks.bench import Bench
 from benchmarks.metrics import label_index, rouge, score_errors
 from benchmarks.variants import ABLATED, COMPARED, HISTORY, Budget, ablated, arm_config, variant
 from encoders.examples import DAY, Examples, Ints
@@ -198,7 +198,7 @@ def _rows(bench: Bench, trained: Trained, rows: Ints, lag: int) -> dict[int, npt
 
 def with_texts(bench: Bench, batch: EventBatch, events: Ints) -> EventBatch:
     """The batch with the texts that tapper's rows are fitted through, as much of them as prompts hold."""
-    texts = [text[:QUERY_CHARACTERS] for text in bench.texts[events]]
+    texts = [text[: bench.task.characters] for text in bench.texts[events]]
     return replace(batch, texts=texts, targets=bench.targets[events].tolist())
 
 

@@ -30,8 +30,8 @@ from schemas.keys import content_hash, user_hash
 #: Examples a user needs to take part in the test.
 MIN_EXAMPLES = 10
 TEST_SHARE = 0.3
-#: Characters the LLM reads of a query, and of an item shown in a prompt.
-QUERY_CHARACTERS, ITEM_CHARACTERS = 100, 50
+#: Characters the LLM reads of an item shown in a prompt.
+ITEM_CHARACTERS = 50
 #: Items among which a tuning prompt's are looked for.
 REACH = 64
 #: Of the tuning prompts: plain ones, ones with items of the user, ones with items that tell the answer, ones that say nothing else.
@@ -132,7 +132,7 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
     targets = events["target"].fill_null("").to_numpy().astype(object)
     names, code = np.unique(np.concatenate([texts, targets]), return_inverse=True)
     items = np.array([render(llm.item, a[:ITEM_CHARACTERS], b) for a, b in zip(texts, targets, strict=True)], object)
-    prompts = [render(llm.prompt, text[:QUERY_CHARACTERS]) for text in texts]
+    prompts = [render(llm.prompt, text[: task.characters]) for text in texts]
     tuning = np.flatnonzero(given & ~taking & (ts < until))
     examples = Examples(
         vectors=vectors(names.tolist(), encoder, cache),

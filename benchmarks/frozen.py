@@ -13,7 +13,7 @@ import torch
 import typer
 
 from benchmarks.bench import Bench, build, describe
-from benchmarks.tasks import choose
+from benchmarks.tasks import Task, choose
 from encoders.llm import FrozenLLM
 from encoders.text import TextEncoder, default_model
 from encoders.tuning import tune, warm_seq2seq
@@ -36,14 +36,17 @@ LLM = LLMConfig(max_prompt_tokens=112, max_target_tokens=8, precision="bfloat16"
 WRITING = LLMConfig(max_prompt_tokens=192, max_target_tokens=24, precision="bfloat16")
 
 
-def config_for(kind: str) -> LLMConfig:
-    """Template and longest texts of a kind of task."""
-    return WRITING if kind == "text" else LLM
+def config_for(task: Task) -> LLMConfig:
+    """Template and longest texts of a task: what its LLM reads of a query, and four items."""
+    config = WRITING if task.kind == "text" else LLM
+    # English has more than three characters a token.
+    more = (task.characters - Task.characters) // 3
+    return config.model_copy(update={"max_prompt_tokens": config.max_prompt_tokens + more})
 
 
 def frozen_llm(bench: Bench, cache: Path = CACHE, *, steps: int | None = None, seed: int = 0) -> FrozenLLM:
     """The LLM of a task: the one in ``cache``, or one tuned now and kept there."""
-    config, steps = config_for(bench.task.kind), steps or STEPS[bench.task.kind]
+    config, steps = config_for(bench.task), steps or STEPS[bench.task.kind]
     # Labels are told apart without it, and their LLMs were tuned before it was tried.
     warm = bench.task.kind != "label"
     # MiniLM's embeddings were never an output layer: tuned, with a decoder of three layers, held-out titles of news cost 5.36 a token and
@@ -98,7 +101,7 @@ def run(
     keep_freed()
     try:
         chosen = choose(data, [task], source)[0]
-        bench = build(chosen, data, cache, TextEncoder(EncoderConfig()), config_for(chosen.kind))
+        bench = build(chosen, data, cache, TextEncoder(EncoderConfig()), config_for(chosen))
     except TapstateError as error:
         sys.exit(str(error))
     print(describe(bench), file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from benchmarks.arms import ROW_HISTORY, Outcome, judge, stops_of
-from benchmarks.bench import QUERY_CHARACTERS, Bench
+from benchmarks.bench import Bench
 from encoders.examples import Ints
 from encoders.llm import FrozenLLM
 from encoders.prompts import render
@@ -52,7 +52,7 @@ def personal(bench: Bench, llm: FrozenLLM, rows: Ints, seed: int) -> tuple[Outco
 def _adapted(bench: Bench, llm: FrozenLLM, events: Ints, seed: int) -> Iterator[int]:
     """The LLM under a LoRA tuned on the targets of ``events``, for a while; gives the LoRA's parameters."""
     asked = [i for i in events if bench.targets[i] is not None]
-    prompts = [render(llm.config.prompt, bench.texts[i][:QUERY_CHARACTERS]) for i in asked]
+    prompts = [render(llm.config.prompt, bench.texts[i][: bench.task.characters]) for i in asked]
     targets = [bench.targets[i] for i in asked]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -143,7 +143,7 @@ def run(
     for one in chosen:
         trial = {"tuning_steps": tuning_steps} if tuning_steps not in (None, STEPS[one.kind]) else {}
         try:
-            bench = build(one, data, cache, encoder, config_for(one.kind))
+            bench = build(one, data, cache, encoder, config_for(one))
             print(describe(bench), file=sys.stderr, flush=True)
             llm = frozen_llm(bench, cache, steps=tuning_steps)
             if not trial and not replace_rows:

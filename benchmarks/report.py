@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.arms import ARMS, REFERENCE, WRITTEN
-from benchmarks.bench import ITEM_CHARACTERS, MAX_OF_USER, QUERY_CHARACTERS
+from benchmarks.bench import ITEM_CHARACTERS, MAX_OF_USER
 from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.plots import GAINS, age_plots, ages, gain_plot, plots
 from benchmarks.rates import NEAR, SAME, TRIED
 from benchmarks.sections import age_table, cost_table, live_table, quality_table, rate_table, shape_table, verdict_table, weak
 from benchmarks.summary import summary
 from benchmarks.tables import AGED, load
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import LAMP, TASKS
 from benchmarks.variants import SHAPES
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +104,7 @@ def run(
         " papers' arms know neither, `default` and `tide-shuffled-users` learn from no copies. Both were found by looking at test examples"
         " of news-category, seeds 0 and 1, which favours tide there; nothing else about tide was chosen by test examples.",
         "- Histories are what a nightly store held at 00:00 UTC of the query's day. States are read back in a bundle's types.",
-        f"- The LLM reads the first {QUERY_CHARACTERS} characters of a text, {ITEM_CHARACTERS} of an item shown in its prompt; the text"
+        f"- The LLM reads the first {TASKS[0].characters} characters of a text ({LAMP[0].characters} of LaMP's), {ITEM_CHARACTERS} of an item shown in its prompt; the text"
         f" encoder reads its first 256 tokens. A user has at most {MAX_OF_USER} test examples a split. A tenth of the training batches hide"
         " their queries from the head.",
         "- tapper's learned rows are fitted the night before a user's first judged example and not moved after it: on the latest 32 events,"

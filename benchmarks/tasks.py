@@ -33,6 +33,7 @@ class Task:
         tuning_tenths: tenths of the users with enough examples that tune the LLM instead.
         per_user: the test is the last part of each user's own time.
         examples: of a split of the test, at most.
+        characters: of a text, that the LLM reads; they are its first.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Task:
     tuning_tenths: int = 3
     per_user: bool = False
     examples: int = 1_000
+    characters: int = 100
 
     def events(self, directory: Path) -> pl.DataFrame:
         """The columns of ``load``, times int64, one row an event.
@@ -181,7 +183,7 @@ TASKS = [
 ]
 #: LaMP's own, for whoever has the files; only run when named.
 _KINDS: dict[str, Kind] = {"2": "label", "2N": "label", "2M": "label", "3": "rating", "4": "text", "5": "text"}
-LAMP = [Task(f"LaMP-{name}", "lamp", f"LaMP_{name}", partial(lamp, task=name), kind) for name, kind in _KINDS.items()]
+LAMP = [Task(f"LaMP-{name}", "lamp", f"LaMP_{name}", partial(lamp, task=name), kind, characters=400) for name, kind in _KINDS.items()]
 
 
 def tasks_in(directory: Path) -> list[Task]:

@@ -246,7 +246,7 @@ def test_lamps_own_layout_is_read(tmp_path: Path, tiny_encoder: Path) -> None:
         ]
         question = (
             "Which category does this article relate to among the following categories? Just answer with the category name without further"
-            " explanation. categories: [crime, food] article: article {}"
+            " explanation. categories: [crime, food] article: article {}" + " of food" * 60
         )
         questions = [{"id": str(u), "input": question.format(u), "profile": profile} for u in users]
         golds = [{"id": str(u), "output": "food"} for u in users if u != 31]
@@ -257,7 +257,8 @@ def test_lamps_own_layout_is_read(tmp_path: Path, tiny_encoder: Path) -> None:
     assert made.labels == ["crime", "food"]
     asked = np.flatnonzero(made.test)
     assert {made.examples.targets[i] for i in asked} == {"food"}
-    assert all(re.fullmatch("article [0-9]+ =>", made.examples.prompts[i]) for i in asked)
+    assert all(re.fullmatch("article [0-9]+( of food)+.* =>", made.examples.prompts[i]) for i in asked)
+    assert {len(made.examples.prompts[i]) for i in asked} == {400 + len(" =>")}, "an article is more than a headline"
     assert {len(made.examples.histories(asked[[k]], size=HISTORY)) for k in range(len(asked))} == {14}
     refuse_leaks(made.examples, asked, made.event)
     assert len(made.lessons.prompts) > 0
