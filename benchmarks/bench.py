@@ -108,7 +108,7 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
 
     Raises:
         NotFoundError: the task's file is not in ``data``.
-        InputError: fewer than six users have enough examples.
+        InputError: fewer than six users have enough examples, or none is left to tune the LLM on.
     """
     events = task.events(data).with_columns(known=pl.max_horizontal("known", "ts")).sort("user_id", "known", "event_id")
     user = events["user_id"].rle_id().cast(pl.Int64).to_numpy()
@@ -134,6 +134,8 @@ def build(task: Task, data: Path, cache: Path, encoder: TextEncoder, llm: LLMCon
     items = np.array([render(llm.item, a[:ITEM_CHARACTERS], b) for a, b in zip(texts, targets, strict=True)], object)
     prompts = [render(llm.prompt, text[: task.characters]) for text in texts]
     tuning = np.flatnonzero(given & ~taking & (ts < until))
+    if not len(tuning):
+        raise InputError(f"{task.name} has no example outside the test to tune the LLM on", where=str(data), mend="more users")
     examples = Examples(
         vectors=vectors(names.tolist(), encoder, cache),
         known=known,

@@ -104,9 +104,9 @@ def run(
         " papers' arms know neither, `default` and `tide-shuffled-users` learn from no copies. Both were found by looking at test examples"
         " of news-category, seeds 0 and 1, which favours tide there; nothing else about tide was chosen by test examples.",
         "- Histories are what a nightly store held at 00:00 UTC of the query's day. States are read back in a bundle's types.",
-        f"- The LLM reads the first {TASKS[0].characters} characters of a text ({LAMP[0].characters} of LaMP's), {ITEM_CHARACTERS} of an item shown in its prompt; the text"
-        f" encoder reads its first 256 tokens. A user has at most {MAX_OF_USER} test examples a split. A tenth of the training batches hide"
-        " their queries from the head.",
+        f"- The LLM reads the first {TASKS[0].characters} characters of a text ({LAMP[0].characters} of LaMP's),"
+        f" {ITEM_CHARACTERS} of an item shown in its prompt; the text encoder reads its first 256 tokens. A user has at most"
+        f" {MAX_OF_USER} test examples a split. A tenth of the training batches hide their queries from the head.",
         "- tapper's learned rows are fitted the night before a user's first judged example and not moved after it: on the latest 32 events,"
         " in sessions of 8 with a step of .05 each, which was set once and not chosen by task. In training, and so in the losses that rates"
         " are chosen by, rows are learned with the head. `tapper-no-user-row` has none."

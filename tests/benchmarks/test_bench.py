@@ -25,6 +25,7 @@ from encoders.text import TextEncoder
 from encoders.tuning import small_causal
 from schemas.config import EncoderConfig, LLMConfig
 from schemas.errors import InputError, LeakError, NotFoundError
+from schemas.keys import user_hash
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +274,14 @@ def test_lamps_questions_without_answers_and_files_of_another_form_are_refused(t
     (tmp_path / "odd_news.jsonl.gz").write_bytes(gzip.compress(b'{"title": "x"}\n'))
     with pytest.raises(InputError, match="is not as news-category reads it"):
         choose(tmp_path, ["news-category"])[0].events(tmp_path)
+
+
+def test_data_of_too_few_users_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
+    with pytest.raises(InputError, match="fewer than six users"):
+        articles(tmp_path, tiny_encoder, lambda *_: "a", lambda user, _: user in ("author0", "author1"))
+    taking = [f"author{u}" for u in range(USERS) if user_hash(f"author{u}")[0] % 10 >= 3]
+    with pytest.raises(InputError, match="no example outside the test to tune the LLM on"):
+        articles(tmp_path, tiny_encoder, lambda *_: "a", lambda user, _: user in taking)
 
 
 def test_replacing_a_field_keeps_the_rest(bench: Bench) -> None:
