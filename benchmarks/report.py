@@ -141,6 +141,8 @@ def run(
         "## Costs",
         "",
         *cost_table(rows),
+        "`tide-window` is tide with its slots masked: they are in its bytes all the same, as many as `tide-slots` has.",
+        "",
         PAPERS,
         "",
         "## Plots",
