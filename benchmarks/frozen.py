@@ -94,7 +94,7 @@ def run(
     task: Annotated[str, typer.Option(help="Task.")],
     data: Annotated[Path, typer.Option(help="Directory of the data sets.")] = Path("../shared/data"),
     cache: Annotated[Path, typer.Option(help="Where encoded texts and tuned LLMs are kept.")] = CACHE,
-    steps: Annotated[int | None, typer.Option(help="Steps of tuning. [default: by kind of task]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of tuning. [default: by kind of task]")] = None,
     source: Annotated[str, typer.Option(help="Data set of the task. [default: its first]")] = "",
 ) -> None:
     """Make, or find, a task's frozen LLM and print its hash."""

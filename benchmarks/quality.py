@@ -120,7 +120,7 @@ def run(
     ] = False,
     examples: Annotated[int | None, typer.Option(help="Test examples of a split, at most. [default: the task's own]")] = None,
     tuning_steps: Annotated[
-        int | None, typer.Option(help="Steps of tuning the frozen LLM; runs of others do not count. [default: by kind of task]")
+        int | None, typer.Option(min=1, help="Steps of tuning the frozen LLM; runs of others do not count. [default: by kind of task]")
     ] = None,
     replace_rows: Annotated[
         bool, typer.Option("--replace", help="Rows of the task against another LLM or on other events go; without it nothing runs.")
@@ -146,8 +146,9 @@ def run(
             bench = build(one, data, cache, encoder, config_for(one))
             print(describe(bench), file=sys.stderr, flush=True)
             llm = frozen_llm(bench, cache, steps=tuning_steps)
+            judges = {(one.name, one.data): (llm.fingerprint, bench.content)}
             if not trial and not replace_rows:
-                refuse_others(results, {(one.name, one.data): (llm.fingerprint, bench.content)})
+                refuse_others(results, judges)
         except TapstateError as error:
             print(error, file=sys.stderr, flush=True)
             failed = 1
@@ -162,7 +163,8 @@ def run(
                 splits = SPLITS if split == "both" else (split,)
                 given = replace(budget, lag=lag, learning_rate=rate or rate_of(one.name, name))
                 _one(bench, llm, name, number, splits, given, examples or one.examples, cache, trial)
-                write_tables(cache / "outcomes", results, {(one.name, one.data)}, replace=replace_rows)
+                if not trial:
+                    write_tables(cache / "outcomes", results, judges, replace=replace_rows)
     sys.exit(failed)
 
 

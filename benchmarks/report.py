@@ -12,7 +12,7 @@ from benchmarks.frozen import CACHE, DECODER_LAYERS, ENCODER_LAYERS, LENGTH
 from benchmarks.plots import GAINS, age_plots, ages, gain_plot, plots
 from benchmarks.rates import NEAR, SAME, TRIED
 from benchmarks.sections import age_table, cost_table, live_table, quality_table, rate_table, shape_table, verdict_table, weak
-from benchmarks.summary import summary
+from benchmarks.summary import FEW, summary
 from benchmarks.tables import AGED, load
 from benchmarks.tasks import LAMP, TASKS
 from benchmarks.variants import SHAPES
@@ -111,6 +111,8 @@ def run(
         " in sessions of 8 with a step of .05 each, which was set once and not chosen by task. In training, and so in the losses that rates"
         " are chosen by, rows are learned with the head. `tapper-no-user-row` has none."
         " Its bank is of the last night. Its bridge LoRA (`tapper.bridge`) is left out: it would be another LLM than the others'.",
+        "- Strangers are known as of the example's own night, which many come after: of the raters', who come in bursts, two histories in"
+        " five are then empty, of the others' at most three in a hundred.",
         "- Means are over the examples of all seeds, intervals 95 % of a bootstrap over their users. Answers are decoded greedily; those of"
         f" writing tasks for {WRITTEN} examples a split.",
         "",
@@ -126,7 +128,8 @@ def run(
         *quality_table(fresh),
         "## Verdicts",
         "",
-        "Paired on the same examples; positive is the arm's gain (loss and errors are turned round). Bold: the interval excludes zero.",
+        "Paired on the same examples; positive is the arm's gain (loss and errors are turned round). Bold: the interval excludes zero,"
+        f" of {FEW} users or more.",
         "",
         *verdict_table(verdicts),
         *shape_and_age(rows, verdicts),

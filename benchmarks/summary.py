@@ -138,7 +138,8 @@ def _controls(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> lis
         mine = [v for v in verdicts if (v["arm"], v["against"]) == (arm, against) and v["metric"] in ("nll", "mae")]
         mine = [v for v in mine if v["users"] >= FEW and (v["task"], v["data"], v["split"]) not in still]
         gains = [
-            f"{v['task']} ({v['data']}) {v['split']} {v['metric']} {v['difference']:+.4f} ({v['low']:+.4f} to {v['high']:+.4f})"
+            f"{v['task']} ({v['data']}) {v['split']} {v['metric']} {v['difference']:+.4f} ({v['low']:+.4f} to {v['high']:+.4f}"
+            f"{', one seed' if v['seeds'] == 1 else ''})"
             for v in mine
         ]
         if gains:

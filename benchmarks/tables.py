@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from benchmarks.rates import rate_of, rate_rows
 from benchmarks.variants import SHAPES, Budget, arm_config, arm_section
 from schemas.errors import CompatibilityError
+
+#: By (task, data), what runs of it must share to stand side by side: the hashes of LLM and events.
+Judges = dict[tuple[str, str], tuple[str, str]]
 
 RESAMPLES = 1_000
 COSTS = (
@@ -61,14 +65,19 @@ class Run:
     arrays: dict[str, npt.NDArray[Any]]
 
 
-def load(directory: Path) -> dict[tuple[str, str, str, str], dict[int, Run]]:
-    """(task, data, split, arm) to seed to its latest run of the most examples; of a task only what was run on its latest events against its
-    latest LLM, and trained for ``Budget.steps`` at its rate."""
+def load(directory: Path, judges: Judges | None = None) -> dict[tuple[str, str, str, str], dict[int, Run]]:
+    """(task, data, split, arm) to seed to its latest run of the most examples; of a task only what was run against one LLM on the same
+    events, and trained for ``Budget.steps`` at its rate.
+
+    Args:
+        judges: the LLMs and events whose runs are wanted; each task's latest by default.
+    """
     found: dict[tuple[str, str, str, str], dict[int, Run]] = defaultdict(dict)
     kept = [(path, about) for path, about in _kept(directory) if _own_rate(about)]
-    latest = {(about["task"], about["data"]): _judge(about) for _, about in kept}
+    if judges is None:
+        judges = {(about["task"], about["data"]): _judge(about) for _, about in kept}
     for path, about in sorted(kept, key=lambda one: one[1].get("examples", 0)):
-        if _judge(about) != latest[about["task"], about["data"]] or not _own_config(about):
+        if _judge(about) != judges.get((about["task"], about["data"])) or not _own_config(about):
             continue
         with np.load(path.with_suffix(".npz")) as arrays:
             run = Run(about, dict(arrays))
@@ -85,7 +94,7 @@ def _kept(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _judge(about: dict[str, Any]) -> tuple[str, str]:
     """What runs must share to stand side by side: the LLM, and the events."""
-    return about["llm"], about["content"]
+    return about["llm"], about.get("content", "")
 
 
 def _own_rate(about: dict[str, Any]) -> bool:
@@ -226,11 +235,8 @@ def verdict_rows(found: dict[tuple[str, str, str, str], dict[int, Run]]) -> list
     return rows
 
 
-def refuse_others(results: Path, judges: dict[tuple[str, str], tuple[str, str]]) -> None:
-    """Look whether rows of a task were made against another LLM, or on other events, than its present ones.
-
-    Args:
-        judges: hashes of LLM and events by (task, data).
+def refuse_others(results: Path, judges: Judges) -> None:
+    """Look whether rows of a task were made against another LLM, or on other events, than its present ones, ``judges``.
 
     Raises:
         CompatibilityError: there are some; their figures cannot stand beside new ones.
@@ -254,37 +260,45 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def write_tables(outcomes: Path, results: Path, tasks: set[tuple[str, str]] | None = None, *, replace: bool = False) -> None:
+def write_tables(outcomes: Path, results: Path, judges: Judges | None = None, *, replace: bool = False) -> None:
     """Merge the rows that ``outcomes`` gives into the files of ``results``; a row of more seeds stays as it is.
 
-    After a change of code, rates or budget the rows that were there are of other runs: begin with an empty ``results``.
+    After a change of rates or budget the rows that were there are of other runs: begin with an empty ``results``, and after a change of
+    code with an empty ``outcomes``.
 
     Args:
-        tasks: (task, data) whose rows are made; all by default.
+        judges: the tasks whose rows are made, and of which LLM and events; all by default, and each task's latest.
         replace: let go rows of these tasks that were made against another LLM or on other events.
 
     Raises:
         CompatibilityError: there are such rows.
     """
     results.mkdir(parents=True, exist_ok=True)
-    found = {key: runs for key, runs in load(outcomes).items() if tasks is None or key[:2] in tasks}
-    judges = {key[:2]: _judge(run.about) for key, runs in found.items() for run in runs.values()}
-    if not replace:
-        refuse_others(results, judges)
-    present = [about for _, about in _kept(outcomes) if _judge(about) == judges.get((about["task"], about["data"]))]
-    for name, rows, keys in (
+    found = load(outcomes, judges)
+    if judges is None:
+        judges = {key[:2]: _judge(run.about) for key, runs in found.items() for run in runs.values()}
+    present = [a for _, a in _kept(outcomes) if _judge(a) == judges.get((a["task"], a["data"])) and _own_config(a)]
+    tables = (
         ("quality.json", quality_rows(found), ("task", "data", "split", "arm", "metric")),
         ("verdicts.json", verdict_rows(found), ("task", "data", "split", "metric", "arm", "against")),
         ("rates.json", rate_rows(present), ("task", "data", "method", "learning_rate")),
-    ):
-        path = results / name
-        held = json.loads(path.read_text()) if path.is_file() else []
-        # Figures of another judge than the task's present one cannot stand beside its rows.
-        held = [row for row in held if _judge(row) == judges.get((row["task"], row["data"]), _judge(row))]
-        merged = {tuple(row[k] for k in keys): row for row in held}
-        for row in rows:
-            key = tuple(row[k] for k in keys)
-            # A cache that holds fewer seeds was made anew, or on another machine.
-            if key not in merged or merged[key]["seeds"] <= row["seeds"]:
-                merged[key] = row
-        write_whole(path, json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")
+    )
+    # Arms are run by several processes at a time.
+    with FileLock(outcomes / "tables.lock"):
+        if not replace:
+            refuse_others(results, judges)
+        for name, rows, keys in tables:
+            _merge(results / name, rows, keys, judges)
+
+
+def _merge(path: Path, rows: list[dict[str, Any]], keys: tuple[str, ...], judges: Judges) -> None:
+    held = json.loads(path.read_text()) if path.is_file() else []
+    # Figures of another judge than the task's present one cannot stand beside its rows.
+    held = [row for row in held if _judge(row) == judges.get((row["task"], row["data"]), _judge(row))]
+    merged = {tuple(row[k] for k in keys): row for row in held}
+    for row in rows:
+        key = tuple(row[k] for k in keys)
+        # A cache that holds fewer seeds was made anew, or on another machine.
+        if key not in merged or merged[key]["seeds"] <= row["seeds"]:
+            merged[key] = row
+    write_whole(path, json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n")

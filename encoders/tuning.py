@@ -193,7 +193,7 @@ def _split(targets: Sequence[str], rng: np.random.Generator) -> tuple[npt.NDArra
     alone = np.arange(len(targets))
     group = np.where(times[kind] * 100 > len(targets), len(kinds) + alone, kind) if len(targets) < TITLES * len(kinds) else alone
     order = np.argsort(np.argsort(rng.permutation(group.max(initial=-1) + 1))[group], kind="stable")
-    held, others = np.split(order, [min(len(order) // 10, HELD_OUT)])
+    held, others = np.split(order, [min(max(len(order) // 10, 1), HELD_OUT)])
     return held, others[~np.isin(group[others], group[held])]
 
 

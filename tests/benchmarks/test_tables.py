@@ -1,6 +1,7 @@
 """Tables: figures of whole runs, intervals that know whose examples they are, differences in pairs."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.rates import rate_of
 from benchmarks.tables import Run, _draws, resampled, write_tables
-from benchmarks.variants import Budget
+from benchmarks.variants import Budget, arm_config, arm_section
 from schemas.errors import CompatibilityError
 
 
@@ -87,6 +88,19 @@ def test_runs_against_another_llm_or_of_another_budget_are_not_compared(results:
     assert json.loads((results / "verdicts.json").read_text()) == []
 
 
+def test_runs_of_a_configuration_that_was_changed_are_neither_compared_nor_choose_rates(results: Path, tmp_path: Path) -> None:
+    budget = Budget()
+    config = arm_section(arm_config("tide", 0, budget))
+    for seed, loss in ((0, 0.25), (1, 0.75)):
+        path = tmp_path / "outcomes" / "t@d" / f"tide-{seed}.json"
+        own = {**config, "train": {**config["train"], "relabelled": 0.125 if seed == 0 else config["train"]["relabelled"]}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "budget": asdict(budget), "config": own, "held_out": loss}))
+    write_tables(tmp_path / "outcomes", tmp_path / "anew")
+    rows = json.loads((tmp_path / "anew" / "quality.json").read_text())
+    assert {(row["arm"], row["seeds"]) for row in rows} == {("default", 2), ("tide", 1)}
+    assert [row["by_seed"] for row in json.loads((tmp_path / "anew" / "rates.json").read_text())] == [[0.75]]
+
+
 def test_runs_on_other_events_are_not_compared_and_trials_do_not_count(results: Path, tmp_path: Path) -> None:
     path = tmp_path / "outcomes" / "t@d" / "tide-1.json"
     about = json.loads(path.read_text())
@@ -98,6 +112,11 @@ def test_runs_on_other_events_are_not_compared_and_trials_do_not_count(results: 
     write_tables(tmp_path / "outcomes", tmp_path / "changed")
     rows = json.loads((tmp_path / "changed" / "quality.json").read_text())
     assert {(row["arm"], row["seeds"]) for row in rows} == {("tide", 1)}
+    write_tables(tmp_path / "outcomes", tmp_path / "former", {("t", "d"): (about["llm"], about["content"])})
+    rows = json.loads((tmp_path / "former" / "quality.json").read_text())
+    assert {(row["arm"], row["seeds"]) for row in rows} == {("default", 2), ("tide", 1)}, "what is asked for, not what came last"
+    write_tables(tmp_path / "outcomes", tmp_path / "former", {("t", "d"): ("0" * 64, "none yet")}, replace=True)
+    assert json.loads((tmp_path / "former" / "quality.json").read_text()) == []
 
 
 def test_a_run_at_another_rate_or_of_other_steps_does_not_count(results: Path, tmp_path: Path) -> None:
