@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from benchmarks import retrieval
+from benchmarks.controls import of_strangers
 from benchmarks.tasks import Task
 from encoders.examples import DAY, Examples, Ints
 from encoders.prompts import render
@@ -229,8 +230,10 @@ def _lessons(
 
 
 def describe(bench: Bench) -> str:
-    """Sizes, as JSON."""
+    """Sizes, as JSON; ``strangers_without_history`` is the share of test examples for which a control (seed 0) draws an empty one."""
     examples, test = bench.examples, bench.test
+    strange, asked = of_strangers(examples, 0), np.flatnonzero(test)
+    empty = strange.stops(asked, strange.cut(asked)) <= strange.first[asked]
     return json.dumps(
         {
             "task": bench.task.name,
@@ -242,5 +245,6 @@ def describe(bench: Bench) -> str:
             "test_users": len(np.unique(examples.user[test])),
             "lessons": len(bench.lessons.prompts),
             "labels": len(bench.labels),
+            "strangers_without_history": round(float(empty.mean()), 3),
         }
     )

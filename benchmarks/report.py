@@ -112,7 +112,7 @@ def run(
         " are chosen by, rows are learned with the head. `tapper-no-user-row` has none."
         " Its bank is of the last night. Its bridge LoRA (`tapper.bridge`) is left out: it would be another LLM than the others'.",
         "- Strangers are known as of the example's own night, which many come after: of the raters', who come in bursts, two histories in"
-        " five are then empty, of the others' at most three in a hundred.",
+        " five are then empty, of the others' at most one in fifty (`strangers_without_history` in the first line of every run).",
         "- Means are over the examples of all seeds, intervals 95 % of a bootstrap over their users. Answers are decoded greedily; those of"
         f" writing tasks for {WRITTEN} examples a split.",
         "",

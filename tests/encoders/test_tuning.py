@@ -38,6 +38,8 @@ def test_titles_are_held_out_whole_and_labels_are_not() -> None:
     # Of the others none but those of held-out titles is left out.
     assert set(training) == set(np.flatnonzero(~np.isin(titles, titles[held])))
     labels = np.array(WORDS)[rng.integers(0, len(WORDS), 6000)]
+    held, training = _split(["a", "b", "c", "d"], np.random.default_rng(1))
+    assert (len(held), len(training)) == (1, 3), "without a look at any, the weights before tuning would be kept"
     held, training = _split(labels.tolist(), np.random.default_rng(1))
     # Labels' LLMs are known by this order.
     for found, drawn in zip((held, training), np.split(np.random.default_rng(1).permutation(6000), [HELD_OUT]), strict=True):
